@@ -1,0 +1,197 @@
+//! Live tree → image: freeze, look at every kind of object, stream the memory, publish, release.
+
+pub(crate) mod files;
+pub(crate) mod freeze;
+pub(crate) mod plan;
+pub(crate) mod processes;
+pub(crate) mod refuse;
+pub(crate) mod stream;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{self, Directory, Importance, Writer};
+use crate::job::Job;
+use crate::os::{clock, cpu, elf};
+use crate::progress::{Event, Observer};
+use crate::snapshot::{Host, PAGES, PageIndex, SNAPSHOT, Snapshot};
+
+use files::Collector;
+use plan::Plan;
+use processes::Before;
+use stream::Streamed;
+
+/// How a checkpoint is taken.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The checkpoint directory; made (mode 0700) if it is missing.
+    pub dir: PathBuf,
+    /// zstd level; 0 stores raw blocks.
+    pub level: i32,
+    /// How many generations of this job are kept in `dir`, the new one included; at least 1.
+    pub keep: usize,
+    /// How long the job may take to come to a stop.
+    pub freeze_timeout: Duration,
+    /// Threads that read and compress; 0 means one a core.
+    pub workers: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            dir: PathBuf::from("."),
+            level: 1,
+            keep: 2,
+            freeze_timeout: Duration::from_secs(10),
+            workers: 0,
+        }
+    }
+}
+
+/// What a checkpoint did. Bytes of memory and file contents, not of the snapshot.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Generation of the image, from 1.
+    pub generation: u64,
+    /// Where it is.
+    pub path: PathBuf,
+    /// How long the job was stopped.
+    pub frozen: Duration,
+    /// From the request until the image was durable.
+    pub total: Duration,
+    /// Processes saved, zombies included.
+    pub processes: usize,
+    /// Tasks saved.
+    pub tasks: usize,
+    /// Bytes that were read from the job.
+    pub bytes_read: u64,
+    /// Bytes of the image file.
+    pub bytes_stored: u64,
+    /// Bytes that needed no storing: zero pages and clean pages of files.
+    pub bytes_skipped: u64,
+}
+
+/// Takes a checkpoint of `job` and returns once the image is durable; `job.generation` is then
+/// that of the new image. Blocks. Must be called from one thread at a time, and nothing else in
+/// this process may `wait` for the job's processes meanwhile: ptrace(2) belongs to the calling
+/// thread.
+///
+/// # Errors
+///
+/// Whatever fails, the job runs on unharmed and earlier images are untouched.
+pub fn checkpoint(job: &mut Job, options: &Options, observer: &dyn Observer) -> Result<Report> {
+    // ptrace belongs to a thread: when this one ends, the kernel lets go of every task that could
+    // not be let go in order.
+    let report = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("ckpt-capture".into());
+        let worker = thread
+            .spawn_scoped(scope, || take(&mut *job, options, observer))
+            .map_err(|e| Error::os("cannot start a thread for the checkpoint", e))?;
+        let lost = |_| Err(Error::new(ErrorKind::Internal, "the checkpoint's thread ended"));
+        worker.join().unwrap_or_else(lost)
+    })?;
+    job.generation = report.generation;
+    Ok(report)
+}
+
+fn take(job: &mut Job, options: &Options, observer: &dyn Observer) -> Result<Report> {
+    let started = Instant::now();
+    let directory = Directory::create(&options.dir)?;
+    let generation = 1 + newest_generation(&directory, job)?;
+    let name = image::file_name(&job.name, job.id, generation);
+    let header = image::NewHeader { job: job.id, generation, parent: image::ImageId::NONE };
+    let mut writer = Writer::create(&options.dir, &name, &header, options.level)?;
+    let taken = freeze_and_copy(job, options, observer, &writer)?;
+
+    let mut snapshot = taken.snapshot;
+    // The files may be looked at while the job runs on.
+    for mapped in &mut snapshot.mapped {
+        mapped.build_id = elf::build_id(&mapped.file.path);
+    }
+    writer.section(SNAPSHOT, Importance::Critical, &snapshot)?;
+    writer.section(PAGES, Importance::Critical, &taken.index)?;
+    let published = writer.commit()?;
+    if let Err(error) = directory.prune(job.id, options.keep.max(1)) {
+        observer.event(Event::Warning(format!("older generations stay: {error}")));
+    }
+    Ok(Report {
+        generation,
+        path: published.path,
+        frozen: taken.frozen,
+        total: started.elapsed(),
+        processes: snapshot.processes.len(),
+        tasks: taken.tasks,
+        bytes_read: taken.streamed.read,
+        bytes_stored: published.bytes,
+        bytes_skipped: taken.skipped + taken.streamed.zero,
+    })
+}
+
+/// The highest generation that this job has: after a restart from an older one, newer images are
+/// not written over.
+fn newest_generation(directory: &Directory, job: &Job) -> Result<u64> {
+    let images = directory.images()?;
+    let of_job = images.iter().filter(|image| image.job() == Some(job.id));
+    let newest = of_job.filter_map(image::Entry::generation).max();
+    Ok(newest.unwrap_or_default().max(job.generation))
+}
+
+/// What the frozen time brought.
+struct Taken {
+    snapshot: Snapshot,
+    index: PageIndex,
+    streamed: Streamed,
+    skipped: u64,
+    tasks: usize,
+    frozen: Duration,
+}
+
+fn freeze_and_copy(
+    job: &mut Job,
+    options: &Options,
+    observer: &dyn Observer,
+    writer: &Writer,
+) -> Result<Taken> {
+    let launcher = processes::launcher(job.parent, job.root)?;
+    let mut before = Before::look(job.parent, &mut job.standing);
+    let stopped = Instant::now();
+    let frozen = freeze::freeze(job.parent, options.freeze_timeout)?;
+    let Some(first) = frozen.processes.first().map(|process| process.pid) else {
+        return Err(Error::new(ErrorKind::NotFound, "the job has ended: nothing is left to save"));
+    };
+    let tasks = frozen.tasks();
+    let count = frozen.processes.len() + frozen.zombies.len();
+    observer.event(Event::Frozen { processes: count, tasks });
+
+    let mut files = Collector::new();
+    let mut plan = Plan::default();
+    let processes = processes::capture(&frozen, &launcher, &mut before, &mut files, &mut plan)?;
+    // The clocks last: what is left of a timer was read before, so none fires too early.
+    let host = host(first);
+    plan.contents(&mut files)?;
+    let (index, streamed) = stream::write(&plan, writer, options.level, options.workers, observer)?;
+    drop(frozen);
+    let frozen = stopped.elapsed();
+    observer.event(Event::Released { frozen });
+    for warning in std::mem::take(&mut files.warnings) {
+        observer.event(Event::Warning(warning));
+    }
+    let Collector { files, pipes, contents, mapped, .. } = files;
+    let (id, name) = (job.id, job.name.clone());
+    let snapshot = Snapshot { host, id, name, launcher, processes, files, pipes, contents, mapped };
+    Ok(Taken { snapshot, index, streamed, skipped: plan.skipped, tasks, frozen })
+}
+
+/// The machine as process `pid` sees it.
+fn host(pid: i32) -> Host {
+    let uname = rustix::system::uname();
+    let (monotonic, boottime) = clock::of_process(pid);
+    Host {
+        node: uname.nodename().to_string_lossy().into_owned(),
+        release: uname.release().to_string_lossy().into_owned(),
+        monotonic,
+        boottime,
+        features: cpu::features(),
+    }
+}

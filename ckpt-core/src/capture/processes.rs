@@ -1,0 +1,291 @@
+//! Turns frozen processes into plain data.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use super::files::{Collector, Place, Table};
+use super::freeze::{Frozen, FrozenProcess};
+use super::plan::Plan;
+use super::refuse;
+use crate::error::{Error, ErrorKind, Result};
+use crate::kinds::Hand;
+use crate::kinds::call::{Interrupted, Seen, Standing};
+use crate::kinds::credentials::Credentials;
+use crate::kinds::memory::{AddressSpace, Area};
+use crate::kinds::process::Attributes;
+use crate::kinds::signals;
+use crate::kinds::task::Task;
+use crate::kinds::timers::Timers;
+use crate::os::maps::{self, Kind, Map};
+use crate::os::mem::Memory;
+use crate::os::remote::{Remote, Scratch, Site};
+use crate::os::{PAGE, proc, ptrace};
+use crate::snapshot::{Launcher, Life, Live, Process};
+
+/// `VmFlags` of the areas of each process, read before the freeze.
+pub(crate) type AreaFlags = HashMap<i32, maps::Flags>;
+
+/// What was seen of each task before the freeze.
+pub(crate) type Sightings = HashMap<i32, Seen>;
+
+/// What is known from before the freeze.
+pub(crate) struct Before<'a> {
+    pub(crate) flags: AreaFlags,
+    pub(crate) seen: Sightings,
+    pub(crate) standing: &'a mut Standing,
+}
+
+impl<'a> Before<'a> {
+    /// Looks at the descendants of `parent` while they run.
+    pub(crate) fn look(parent: i32, standing: &'a mut Standing) -> Self {
+        let mut before = Self { flags: AreaFlags::new(), seen: Sightings::new(), standing };
+        for pid in proc::descendants(parent) {
+            // Whatever ends meanwhile, or is new at the freeze, just goes without.
+            before.flags.extend(maps::flags(pid).ok().map(|flags| (pid, flags)));
+            for tid in proc::tasks(pid).unwrap_or_default() {
+                before.seen.extend(Seen::look(pid, tid).map(|seen| (tid, seen)));
+            }
+        }
+        before
+    }
+}
+
+/// The kernel's words for a process in its innermost PID namespace.
+fn innermost(pid: i32, field: &str) -> Result<i32> {
+    let numbers = proc::status_field(pid, field)?.unwrap_or_default();
+    let last = numbers.split_ascii_whitespace().next_back().and_then(|word| word.parse().ok());
+    last.ok_or_else(|| Error::new(ErrorKind::Gone, format!("process {pid} has ended")))
+}
+
+/// The process above the job, and the job's first.
+pub(crate) fn launcher(pid: i32, root: i32) -> Result<Launcher> {
+    Ok(Launcher {
+        pid: proc::inner_pid(pid)?,
+        root: proc::inner_pid(root)?,
+        group: innermost(pid, "NSpgid")?,
+        session: innermost(pid, "NSsid")?,
+        credentials: Credentials::of(pid)?,
+    })
+}
+
+/// All processes of the job; their pages are added to `plan`.
+pub(crate) fn capture(
+    frozen: &Frozen,
+    launcher: &Launcher,
+    before: &mut Before<'_>,
+    files: &mut Collector,
+    plan: &mut Plan,
+) -> Result<Vec<Process>> {
+    // First everything is looked at: what cannot be saved is refused before it is disturbed.
+    for process in &frozen.processes {
+        let checked = refuse::check(process, &launcher.credentials);
+        checked.map_err(|e| e.of_process(process.pid, &proc::comm(process.pid)))?;
+    }
+    let mut processes = Vec::new();
+    for process in &frozen.processes {
+        let index = processes.len() as u32;
+        let name = proc::comm(process.pid);
+        let whose = |e: Error| e.of_process(process.pid, &name);
+        let credentials = Credentials::of(process.pid)?;
+        let live = live(process, index, credentials, before, files, plan).map_err(whose)?;
+        let name = live.tasks.first().map(|task| task.name.clone()).unwrap_or_default();
+        processes.push(outline(process.pid, name, Life::Alive(Box::new(live)))?);
+    }
+    for &pid in &frozen.zombies {
+        let status = proc::stat(pid)?.exit_code.unwrap_or_default();
+        processes.push(outline(pid, proc::comm(pid).into_bytes(), Life::Zombie(status))?);
+    }
+    Ok(processes)
+}
+
+fn outline(pid: i32, name: Vec<u8>, life: Life) -> Result<Process> {
+    Ok(Process {
+        pid: proc::inner_pid(pid)?,
+        parent: proc::inner_pid(proc::stat(pid)?.ppid)?,
+        group: innermost(pid, "NSpgid")?,
+        session: innermost(pid, "NSsid")?,
+        name,
+        life,
+    })
+}
+
+fn task_name(pid: i32, tid: i32) -> Result<Vec<u8>> {
+    let mut name = proc::read(pid, &format!("task/{tid}/comm"))?;
+    name.pop();
+    Ok(name)
+}
+
+fn live(
+    process: &FrozenProcess,
+    index: u32,
+    credentials: Credentials,
+    before: &mut Before<'_>,
+    files: &mut Collector,
+    plan: &mut Plan,
+) -> Result<Live> {
+    let pid = process.pid;
+    let memory = Memory::open(pid)?;
+    let maps = maps::read(pid)?;
+    let site = Site::find(&maps, &memory)?;
+    let leader = &process.tasks[0];
+    let pending = ptrace::pending(leader.tid(), true)
+        .map_err(|e| leader.failed("read the process' pending signals", e))?;
+    let mut tasks = Vec::with_capacity(process.tasks.len());
+    for stopped in &process.tasks {
+        let tid = stopped.tid();
+        let seen = before.seen.get(&tid).copied();
+        let call = Interrupted::capture(pid, stopped, &memory, seen, before.standing)?;
+        tasks.push(Task::capture(stopped, inner_tid(pid, tid)?, task_name(pid, tid)?, call)?);
+    }
+    let Table { descriptors, locks } = files.descriptors(pid)?;
+    let flags = area_flags(pid, &maps, before)?;
+    let areas = areas(pid, index, &maps, &flags, files, plan)?;
+
+    let mut live = Live {
+        space: AddressSpace::default(),
+        attributes: Attributes::default(),
+        credentials,
+        dispositions: Vec::new(),
+        pending,
+        timers: Timers::default(),
+        descriptors,
+        locks,
+        tasks,
+    };
+    ask_all(process, &mut live, &memory, site, &maps, files)?;
+    live.space.areas = areas;
+    Ok(live)
+}
+
+/// Lets each task answer what only it can, with one scratch page for all of them. One task is on
+/// loan at a time: they share the place of the stub.
+fn ask_all(
+    process: &FrozenProcess,
+    live: &mut Live,
+    memory: &Memory,
+    site: Site,
+    maps: &[Map],
+    files: &mut Collector,
+) -> Result<()> {
+    let leader = &process.tasks[0];
+    let remote = Remote::begin(leader, memory, site)?;
+    let scratch = Scratch::map(&remote)?;
+    let hand = Hand { remote: &remote, memory, scratch };
+    let asked = ask_process(process.pid, &hand, live, leader.group_stop, maps)
+        .and_then(|()| files.places_of(process.pid).try_for_each(|place| resident(&hand, place)));
+    if asked.is_err() || process.tasks.len() == 1 {
+        scratch.free(&remote)?;
+        remote.end()?;
+        return asked;
+    }
+    remote.end()?;
+    let last = process.tasks.len() - 1;
+    for (at, (task, stopped)) in live.tasks.iter_mut().zip(&process.tasks).enumerate().skip(1) {
+        let remote = Remote::begin(stopped, memory, site)?;
+        let asked = task.ask(&Hand { remote: &remote, memory, scratch });
+        if asked.is_err() || at == last {
+            scratch.free(&remote)?;
+        }
+        remote.end()?;
+        asked?;
+    }
+    Ok(())
+}
+
+/// Asks which pages of shared memory exist (mincore(2)). Swapped pages do not show up there: where
+/// there is swap, all is read.
+fn resident(hand: &Hand<'_>, place: &mut Place) -> Result<()> {
+    static SWAP: LazyLock<bool> = LazyLock::new(|| {
+        let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let line = info.lines().find(|line| line.starts_with("SwapTotal:")).unwrap_or_default();
+        line.split_ascii_whitespace().nth(1) != Some("0")
+    });
+    if *SWAP {
+        return Ok(());
+    }
+    let mut found: Vec<(u64, u64)> = Vec::new();
+    let end = place.start + place.length;
+    let mut at = place.start;
+    while at < end {
+        // One byte a page: as many as fit into scratch memory.
+        let length = (end - at).min(PAGE * PAGE);
+        let arguments = [at, length, hand.scratch.address];
+        let what = "ask which pages of shared memory exist";
+        hand.remote.try_call(what, libc::SYS_mincore, &arguments)?;
+        let mut pages = vec![0; (length / PAGE) as usize];
+        hand.memory.read_exact(hand.scratch.address, &mut pages)?;
+        for (number, _) in pages.iter().enumerate().filter(|(_, page)| **page & 1 != 0) {
+            let page = at + number as u64 * PAGE;
+            match found.last_mut() {
+                Some(last) if last.1 == page => last.1 += PAGE,
+                _ => found.push((page, page + PAGE)),
+            }
+        }
+        at += length;
+    }
+    place.resident = Some(found);
+    Ok(())
+}
+
+fn ask_process(
+    pid: i32,
+    hand: &Hand<'_>,
+    live: &mut Live,
+    stopped: bool,
+    maps: &[Map],
+) -> Result<()> {
+    let status = proc::status(pid)?;
+    live.tasks[0].ask(hand)?;
+    live.space = AddressSpace::capture(hand, pid, maps)?;
+    live.attributes = Attributes::capture(hand, pid, stopped)?;
+    live.dispositions = signals::capture(hand, status.sigcgt, status.sigign)?;
+    live.timers = Timers::capture(hand, pid)?;
+    Ok(())
+}
+
+fn inner_tid(pid: i32, tid: i32) -> Result<i32> {
+    let text = proc::read(pid, &format!("task/{tid}/status"))?;
+    let text = String::from_utf8_lossy(&text);
+    let numbers = text.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    let last = numbers.and_then(|n| n.split_ascii_whitespace().next_back()?.parse().ok());
+    last.ok_or_else(|| Error::new(ErrorKind::Gone, format!("task {tid} has ended")))
+}
+
+/// The flags that were read before the freeze, if every area is still the same.
+fn area_flags(pid: i32, maps: &[Map], before: &mut Before<'_>) -> Result<maps::Flags> {
+    let known = before.flags.remove(&pid).unwrap_or_default();
+    if maps.iter().all(|map| known.contains_key(&map.key())) {
+        return Ok(known);
+    }
+    maps::flags(pid)
+}
+
+/// The areas of a process, and what of their pages must be saved.
+fn areas(
+    pid: i32,
+    index: u32,
+    maps: &[Map],
+    flags: &maps::Flags,
+    files: &mut Collector,
+    plan: &mut Plan,
+) -> Result<Vec<Area>> {
+    let mut areas = Vec::new();
+    let mut pages = plan.process(pid, index)?;
+    for map in maps {
+        match map.kind {
+            Kind::Vdso | Kind::Vvar | Kind::Vsyscall => continue,
+            Kind::Special => {
+                let name = String::from_utf8_lossy(&map.path);
+                let what = format!("cannot save the mapping {name} at {:#x}", map.start);
+                return Err(Error::new(ErrorKind::Unsupported, what));
+            }
+            Kind::Anonymous | Kind::Stack | Kind::File => {}
+        }
+        let backing = files.backing(pid, map)?;
+        let guards = pages.area(map, backing, &files.mapped)?;
+        let flags = flags.get(&map.key()).map_or(&[][..], Vec::as_slice);
+        refuse::area(map, flags)?;
+        areas.push(Area::capture(map, backing, flags, guards));
+    }
+    Ok(areas)
+}

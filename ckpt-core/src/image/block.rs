@@ -1,0 +1,170 @@
+//! Blocks: pieces of memory, each compressed and checked by itself, so that they can be written
+//! and read in any order by any number of threads.
+//!
+//! A worker owns one [`Packer`] or [`Unpacker`] and uses it for all its blocks: zstd's contexts
+//! and the buffers are made once. Raw blocks are never copied on their way out.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use bincode::{Decode, Encode};
+
+use super::format::{Flaw, HEADER_LEN, MAX_BLOCK, io_error};
+use crate::error::{Error, ErrorKind, Result};
+
+/// A block's index in the block table of its image, from 0 in order of file offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub struct BlockId(pub u32);
+
+/// How a block's bytes are stored. Its numbers in the format follow the order here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub(super) enum Codec {
+    Raw,
+    Zstd,
+}
+
+/// One line of the block table.
+#[derive(Debug, Clone, Copy, Encode, Decode)]
+pub(super) struct Row {
+    pub(super) offset: u64,
+    pub(super) stored: u32,
+    pub(super) plain: u32,
+    pub(super) codec: Codec,
+    /// Of the stored bytes.
+    pub(super) crc: u32,
+}
+
+impl Row {
+    pub(super) fn end(&self) -> u64 {
+        self.offset.saturating_add(u64::from(self.stored))
+    }
+
+    fn sane(&self) -> bool {
+        let plain = (1..=MAX_BLOCK as u32).contains(&self.plain);
+        plain
+            && match self.codec {
+                Codec::Raw => self.stored == self.plain,
+                Codec::Zstd => (1..self.plain).contains(&self.stored),
+            }
+    }
+}
+
+/// Whether the blocks fill exactly what is between header and manifest; else what is wrong.
+pub(super) fn check_tiling(rows: &[Row], manifest: u64) -> Result<(), String> {
+    if u32::try_from(rows.len()).is_err() {
+        return Err(format!("{} blocks are too many", rows.len()));
+    }
+    let mut end = HEADER_LEN as u64;
+    for (index, row) in rows.iter().enumerate() {
+        if row.offset != end || !row.sane() {
+            return Err(format!("block {index} has impossible place or length"));
+        }
+        end = row.end();
+    }
+    if end == manifest {
+        Ok(())
+    } else {
+        Err(format!("the blocks end at {end}, the manifest begins at {manifest}"))
+    }
+}
+
+/// A worker's means to compress blocks: a zstd context and the buffer it fills.
+pub struct Packer {
+    /// `None`: blocks are stored raw.
+    context: Option<zstd::bulk::Compressor<'static>>,
+    packed: Vec<u8>,
+}
+
+/// A block ready to be written.
+pub(super) struct Packed<'a> {
+    pub(super) stored: &'a [u8],
+    pub(super) codec: Codec,
+    pub(super) crc: u32,
+}
+
+impl Packer {
+    /// Makes one for zstd `level` (negative ones are faster; 0 stores raw blocks).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Internal`] if zstd does not take the level or has no memory.
+    pub fn new(level: i32) -> Result<Self> {
+        if level == 0 {
+            return Ok(Self { context: None, packed: Vec::new() });
+        }
+        let context = zstd::bulk::Compressor::new(level).map_err(|source| {
+            let what = format!("cannot make a zstd context of level {level}");
+            Error::new(ErrorKind::Internal, what).source(source)
+        })?;
+        Ok(Self { context: Some(context), packed: vec![0; worthwhile(MAX_BLOCK)] })
+    }
+
+    pub(super) fn pack<'a>(&'a mut self, plain: &'a [u8]) -> Packed<'a> {
+        // The output has only as much room as pays; when zstd runs out of it the block stays raw.
+        let room = worthwhile(plain.len());
+        let packed = self.context.as_mut().and_then(|context| {
+            let room = self.packed.get_mut(..room)?;
+            let length = context.compress_to_buffer(plain, room).ok()?;
+            room.get(..length)
+        });
+        let (stored, codec) = match packed {
+            Some(packed) => (packed, Codec::Zstd),
+            None => (plain, Codec::Raw),
+        };
+        Packed { stored, codec, crc: crc32fast::hash(stored) }
+    }
+}
+
+/// The most bytes that a block of `plain` bytes may take to be worth decompressing.
+fn worthwhile(plain: usize) -> usize {
+    plain - plain.div_ceil(16)
+}
+
+/// A worker's means to read blocks: a zstd context and the two buffers on its sides.
+pub struct Unpacker {
+    context: zstd::bulk::Decompressor<'static>,
+    stored: Vec<u8>,
+    plain: Vec<u8>,
+}
+
+impl Unpacker {
+    /// Makes one.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Internal`] if zstd has no memory.
+    pub fn new() -> Result<Self> {
+        let context = zstd::bulk::Decompressor::new().map_err(|source| {
+            io_error("cannot make a zstd context", source).kind_is(ErrorKind::Internal)
+        })?;
+        Ok(Self { context, stored: Vec::new(), plain: Vec::new() })
+    }
+
+    /// Reads the block of `row` and gives its plaintext, which stays in this object's buffer.
+    /// `row` must have passed [`check_tiling`], which bounds its lengths.
+    pub(super) fn read(&mut self, file: &File, id: BlockId, row: &Row) -> Result<&[u8], Flaw> {
+        let part = || format!("block {} at offset {}", id.0, row.offset);
+        let stored = grown(&mut self.stored, row.stored as usize);
+        file.read_exact_at(stored, row.offset).map_err(|source| Flaw::read(part(), source))?;
+        if crc32fast::hash(stored) != row.crc {
+            return Err(Flaw::damaged(part(), "its checksum is wrong"));
+        }
+        if row.codec == Codec::Raw {
+            return Ok(stored);
+        }
+        let plain = grown(&mut self.plain, row.plain as usize);
+        match self.context.decompress_to_buffer(stored, plain) {
+            Ok(length) if length == plain.len() => Ok(plain),
+            Ok(_) => Err(Flaw::damaged(part(), "its length is not what was said")),
+            Err(source) => Err(Flaw::damaged(part(), source.to_string())),
+        }
+    }
+}
+
+/// The first `length` bytes of a buffer that only ever grows: each is zeroed once, not per block.
+fn grown(buffer: &mut Vec<u8>, length: usize) -> &mut [u8] {
+    if buffer.len() < length {
+        buffer.resize(length, 0);
+    }
+    &mut buffer[..length]
+}

@@ -1,0 +1,146 @@
+//! All of an image but its blocks, read and checked: from the header to the trailer at the end,
+//! from there to the manifest, its sections, and the block table among them.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+use bincode::Decode;
+
+use super::block::{Row, check_tiling};
+use super::codec;
+use super::format::{
+    Flaw, HEADER_LEN, Header, MAX_SECTIONS, SECTION_HEADER_LEN, SectionHeader, TRAILER_LEN, Tag,
+    Trailer,
+};
+use super::reader::Summary;
+
+/// An image without its blocks.
+#[derive(Debug)]
+pub(super) struct Contents {
+    pub(super) header: Header,
+    /// Bytes of the file.
+    pub(super) length: u64,
+    pub(super) rows: Vec<Row>,
+    manifest: Vec<u8>,
+    sections: Vec<Section>,
+}
+
+/// A section and where its stored bytes are in the manifest.
+#[derive(Debug)]
+struct Section {
+    header: SectionHeader,
+    at: Range<usize>,
+}
+
+impl Contents {
+    pub(super) fn load(file: &File) -> Result<Self, Flaw> {
+        let header = read_header(file)?;
+        let metadata = file.metadata().map_err(|source| Flaw::read("length", source))?;
+        let length = metadata.len();
+        let trailer = read_trailer(file, header.id, length)?;
+        let (manifest, sections) = read_manifest(file, &trailer)?;
+        let mut this = Self { header, length, rows: Vec::new(), manifest, sections };
+        let table = "block table (section BLKS)";
+        this.rows =
+            this.section(Tag::BLKS)?.ok_or_else(|| Flaw::damaged(table, "there is none"))?;
+        check_tiling(&this.rows, trailer.offset).map_err(|why| Flaw::damaged(table, why))?;
+        Ok(this)
+    }
+
+    pub(super) fn section<T: Decode<()>>(&self, tag: Tag) -> Result<Option<T>, Flaw> {
+        let Some(section) = self.sections.iter().find(|section| section.header.tag == tag) else {
+            return Ok(None);
+        };
+        let flaw = |why: String| Flaw::damaged(format!("section {tag:?}"), why);
+        let stored = self.manifest.get(section.at.clone()).unwrap_or_default();
+        let value = if section.header.zstd() {
+            let plain = codec::expand(stored, section.header.plain);
+            codec::decode(&plain.map_err(|source| flaw(source.to_string()))?)
+        } else {
+            codec::decode(stored)
+        };
+        value.map(Some).map_err(|source| flaw(source.to_string()))
+    }
+
+    pub(super) fn summary(&self) -> Summary {
+        Summary {
+            sections: self.sections.len(),
+            blocks: self.rows.len(),
+            plain: self.rows.iter().map(|row| u64::from(row.plain)).sum(),
+            stored: self.rows.iter().map(|row| u64::from(row.stored)).sum(),
+            bytes: self.length,
+        }
+    }
+}
+
+pub(super) fn read_header(file: &File) -> Result<Header, Flaw> {
+    let mut bytes = [0; HEADER_LEN];
+    file.read_exact_at(&mut bytes, 0).map_err(|source| Flaw::read("header", source))?;
+    Header::decode(&bytes)
+}
+
+fn read_trailer(file: &File, id: super::ImageId, length: u64) -> Result<Trailer, Flaw> {
+    let mut bytes = [0; TRAILER_LEN];
+    // A file without room for a trailer gives bytes of the header, which are no end mark.
+    let offset = length.saturating_sub(TRAILER_LEN as u64);
+    file.read_exact_at(&mut bytes, offset).map_err(|source| Flaw::read("trailer", source))?;
+    Trailer::decode(&bytes, id, length)
+}
+
+fn read_manifest(file: &File, trailer: &Trailer) -> Result<(Vec<u8>, Vec<Section>), Flaw> {
+    let length = usize::try_from(trailer.length).unwrap_or(usize::MAX);
+    let mut manifest = Vec::new();
+    if manifest.try_reserve_exact(length).is_err() {
+        return Err(Flaw::Read("manifest".into(), std::io::ErrorKind::OutOfMemory.into()));
+    }
+    manifest.resize(length, 0);
+    file.read_exact_at(&mut manifest, trailer.offset)
+        .map_err(|source| Flaw::read("manifest", source))?;
+    let sections = parse(&manifest, trailer.offset)?;
+    // Last, because the checks before it can tell which part is damaged.
+    if crc32fast::hash(&manifest) != trailer.crc {
+        return Err(Flaw::damaged("manifest", "its checksum is wrong"));
+    }
+    Ok((manifest, sections))
+}
+
+/// Finds the sections of a manifest that lies at `offset` in the file.
+fn parse(manifest: &[u8], offset: u64) -> Result<Vec<Section>, Flaw> {
+    let mut sections: Vec<Section> = Vec::new();
+    let mut at = 0;
+    while at < manifest.len() {
+        let here = || format!("section header at offset {}", offset + at as u64);
+        let start = at + SECTION_HEADER_LEN;
+        let header = manifest.get(at..start).and_then(SectionHeader::decode);
+        let header = header.ok_or_else(|| Flaw::damaged(here(), "its checksum is wrong"))?;
+        let end = start.saturating_add(usize::try_from(header.stored).unwrap_or(usize::MAX));
+        let stored = manifest.get(start..end);
+        let stored = stored.ok_or_else(|| Flaw::damaged(here(), "it is longer than the rest"))?;
+        check_section(&header, stored)?;
+        if sections.len() == MAX_SECTIONS {
+            return Err(Flaw::damaged(here(), "there are too many"));
+        }
+        if sections.iter().any(|section| section.header.tag == header.tag) {
+            return Err(Flaw::damaged(here(), format!("{:?} is there twice", header.tag)));
+        }
+        sections.push(Section { header, at: start..end });
+        at = end;
+    }
+    Ok(sections)
+}
+
+fn check_section(header: &SectionHeader, stored: &[u8]) -> Result<(), Flaw> {
+    let tag = header.tag;
+    let flaw = |why: &str| Err(Flaw::damaged(format!("section {tag:?}"), why));
+    if crc32fast::hash(stored) != header.crc {
+        return flaw("its checksum is wrong");
+    }
+    if !header.known() && header.critical() {
+        return Err(Flaw::unknown(format!("section {tag:?}")));
+    }
+    if !header.zstd() && header.plain != header.stored {
+        return flaw("its two lengths differ");
+    }
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! Bytes on disk: one file is one generation of a job. This module knows no process; it is handed
+//! blocks of memory and sections of plain data, and gives them back unharmed or not at all.
+//!
+//! ```text
+//! blocks   ──Packer──▶ Writer::append  ─┐                    ┌▶ Reader::read_block ──▶ plaintext
+//! sections ──────────▶ Writer::section ─┤ commit ▶ file ▶ open
+//!                                       └▶ temporary name    └▶ Reader::section    ──▶ values
+//! ```
+//!
+//! A [`Writer`] fills a temporary file and gives it its name only when it is complete and
+//! durable, so a crash at any point leaves the generation before it. A [`Reader`] trusts nothing:
+//! every byte is covered by a checksum, every length is checked before memory is taken for it.
+//! A [`Directory`] finds the newest image that is whole. `docs/format.md` gives the format byte by
+//! byte.
+
+mod block;
+mod codec;
+mod contents;
+mod directory;
+mod format;
+mod reader;
+mod temp;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use block::{BlockId, Packer, Unpacker};
+pub use directory::{Directory, Entry, file_name};
+pub use format::{
+    FORMAT_VERSION, Header, ImageId, Importance, KNOWN_TAGS, MAX_BLOCK, NewHeader, Tag,
+};
+pub use reader::{Reader, Summary};
+pub use writer::{Published, Writer};

@@ -1,0 +1,190 @@
+//! Writes an image: blocks as they come, from any number of threads, then the manifest.
+//!
+//! A block is compressed and written without any lock; only its place in the file, a push on the
+//! block table, is taken under one. So the table is in order of offset and the blocks have no gaps.
+
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use bincode::Encode;
+
+use super::block::{BlockId, Packed, Packer, Row};
+use super::codec;
+use super::format::{
+    HEADER_LEN, Header, Importance, MAX_BLOCK, MAX_MANIFEST, MAX_SECTION, MAX_SECTIONS, NewHeader,
+    SECTION_HEADER_LEN, SectionHeader, TRAILER_LEN, Tag, Trailer, io_error,
+};
+use super::temp::Temp;
+use crate::error::{Error, ErrorKind, Result};
+
+/// An image being written. Dropped before [`Writer::commit`], it leaves nothing behind.
+#[derive(Debug)]
+pub struct Writer {
+    temp: Temp,
+    header: Header,
+    level: i32,
+    rows: Mutex<Vec<Row>>,
+    /// A block's place was taken but its bytes did not get there: the image must not be published.
+    torn: AtomicBool,
+    sections: Vec<(SectionHeader, Vec<u8>)>,
+}
+
+/// An image that is complete and durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+impl Writer {
+    /// Begins the image that [`Writer::commit`] will put at `dir/name` (rename(2)), mode 0600.
+    /// Temporary files that dead writers left in `dir` are removed. `name` is a plain file name
+    /// that ends in `.ckpt`, see [`file_name`](super::file_name); `level` is zstd's level for
+    /// sections, 0 stores them as they are (blocks have their [`Packer`]'s).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Usage`] for an impossible name, [`ErrorKind::Busy`] if this name is being
+    /// written at the moment, otherwise what open(2) and write(2) say.
+    pub fn create(dir: &Path, name: &str, header: &NewHeader, level: i32) -> Result<Self> {
+        let temp = Temp::create(dir, name)?;
+        let (header, rows) = (Header::new(header), Mutex::default());
+        let this =
+            Self { temp, header, level, rows, torn: AtomicBool::new(false), sections: Vec::new() };
+        this.write_at(&this.header.encode(), 0)?;
+        Ok(this)
+    }
+
+    /// What the image says about itself.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Compresses `plain` (1 to [`MAX_BLOCK`] bytes) if that pays, and writes it (pwrite(2)). Any
+    /// number of threads may call this at once, each with its own `packer`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`] if there is no space, or what pwrite(2) says; the image can then no
+    /// longer be committed. [`ErrorKind::Internal`] for an impossible length.
+    pub fn append(&self, plain: &[u8], packer: &mut Packer) -> Result<BlockId> {
+        if plain.is_empty() || plain.len() > MAX_BLOCK {
+            let what = format!("a block of {} bytes was to be written", plain.len());
+            return Err(Error::new(ErrorKind::Internal, what));
+        }
+        let packed = packer.pack(plain);
+        let (id, offset) = self.reserve(plain.len(), &packed)?;
+        let written = self.write_at(packed.stored, offset);
+        if written.is_err() {
+            self.torn.store(true, Ordering::Release);
+        }
+        written.map(|()| id)
+    }
+
+    fn reserve(&self, plain: usize, packed: &Packed) -> Result<(BlockId, u64)> {
+        // The lock protects one push, so a panic elsewhere cannot leave the table half changed.
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let offset = rows.last().map_or(HEADER_LEN as u64, Row::end);
+        let Ok(id) = u32::try_from(rows.len()) else {
+            return Err(Error::new(ErrorKind::Unsupported, "an image cannot hold 2^32 blocks"));
+        };
+        rows.push(Row {
+            offset,
+            // Both are at most MAX_BLOCK.
+            stored: packed.stored.len() as u32,
+            plain: plain as u32,
+            codec: packed.codec,
+            crc: packed.crc,
+        });
+        Ok((BlockId(id), offset))
+    }
+
+    /// Adds the section `tag`. It is held in memory until [`Writer::commit`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Internal`] if there is such a section already, if the value cannot be encoded
+    /// or has more than 1 GiB.
+    pub fn section(&mut self, tag: Tag, importance: Importance, value: &impl Encode) -> Result<()> {
+        let mistake = |why: String| {
+            let what = format!("cannot write section {tag:?} of {}", self.temp.path().display());
+            Error::new(ErrorKind::Internal, format!("{what}: {why}"))
+        };
+        if self.sections.iter().any(|(header, _)| header.tag == tag) {
+            return Err(mistake("it is there already".into()));
+        }
+        if self.sections.len() == MAX_SECTIONS {
+            return Err(mistake(format!("there are {MAX_SECTIONS} already")));
+        }
+        let plain = codec::encode(value).map_err(|source| mistake(source.to_string()))?;
+        let length = plain.len() as u64;
+        if length > MAX_SECTION {
+            return Err(mistake(format!("{length} bytes are too many")));
+        }
+        let (stored, zstd) = codec::squeeze(plain, self.level);
+        let header = SectionHeader {
+            tag,
+            flags: SectionHeader::flags(importance, zstd),
+            stored: stored.len() as u64,
+            plain: length,
+            crc: crc32fast::hash(&stored),
+        };
+        self.sections.push((header, stored));
+        Ok(())
+    }
+
+    /// Writes the manifest, makes all durable (fsync(2)) and gives the file its name; a file that
+    /// had this name is replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`] if a block could not be written before, or if there is no space now;
+    /// otherwise what write(2), fsync(2) and rename(2) say. The image is then gone, and a file
+    /// that had its name is untouched. Only if the directory's fsync fails is the file there, but
+    /// perhaps not after a crash.
+    pub fn commit(mut self) -> Result<Published> {
+        if self.torn.load(Ordering::Acquire) {
+            let what = format!("cannot write {}: a block is missing", self.temp.path().display());
+            return Err(Error::new(ErrorKind::Io, what));
+        }
+        let rows = std::mem::take(self.rows.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let offset = rows.last().map_or(HEADER_LEN as u64, Row::end);
+        self.section(Tag::BLKS, Importance::Critical, &rows)?;
+        let bytes = self.write_manifest(offset)?;
+        let path = self.temp.publish()?;
+        Ok(Published { path, bytes })
+    }
+
+    /// Writes sections and trailer; gives the length of the file.
+    fn write_manifest(&self, offset: u64) -> Result<u64> {
+        let mut at = offset;
+        let mut crc = crc32fast::Hasher::new();
+        for (header, stored) in &self.sections {
+            let header = header.encode();
+            crc.update(&header);
+            crc.update(stored);
+            self.write_at(&header, at)?;
+            self.write_at(stored, at + SECTION_HEADER_LEN as u64)?;
+            at += (SECTION_HEADER_LEN + stored.len()) as u64;
+        }
+        let length = at - offset;
+        if length > MAX_MANIFEST {
+            let what = format!("cannot write {}", self.temp.path().display());
+            let why = format!("{what}: {length} bytes of sections are too many");
+            return Err(Error::new(ErrorKind::Internal, why));
+        }
+        let trailer = Trailer { offset, length, crc: crc.finalize(), id: self.header.id };
+        self.write_at(&trailer.encode(), at)?;
+        Ok(at + TRAILER_LEN as u64)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        self.temp.file().write_all_at(bytes, offset).map_err(|source| {
+            io_error(format!("cannot write {}", self.temp.path().display()), source)
+        })
+    }
+}

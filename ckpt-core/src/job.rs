@@ -1,0 +1,73 @@
+//! The job: everything that one `ckpt-launch` started, as the engine is told of it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, ErrorKind};
+use crate::kinds::call::Standing;
+
+/// A job's identity: 64 random bits, drawn at launch and kept over all restarts.
+/// Written as 16 lower-case hex digits.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, bincode::Encode, bincode::Decode,
+)]
+pub struct JobId(pub u64);
+
+impl JobId {
+    /// A new identity from the kernel's random numbers (getrandom(2)).
+    pub fn random() -> Self {
+        let mut bytes = [0u8; 8];
+        // Eight bytes never fail once the pool is ready; before that the clock has to do.
+        if rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) != Ok(8) {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            bytes = (now.unwrap_or_default().as_nanos() as u64 ^ u64::from(std::process::id()))
+                .to_le_bytes();
+        }
+        Self(u64::from_le_bytes(bytes))
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for JobId {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self, Error> {
+        match u64::from_str_radix(s, 16) {
+            Ok(id) if s.len() == 16 => Ok(Self(id)),
+            _ => {
+                Err(Error::new(ErrorKind::Usage, format!("{s:?} is not a job id (16 hex digits)")))
+            }
+        }
+    }
+}
+
+/// A running job, as launcher or restorer know it.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// Its identity.
+    pub id: JobId,
+    /// A short name for files and messages: the file name of the payload's program.
+    pub name: String,
+    /// PID, as seen from here, of the process whose descendants are the job: the launcher itself,
+    /// or the stand-in that the restorer put in its place. It is not part of the job.
+    pub parent: i32,
+    /// PID, as seen from here, of the job's first process: its end is the job's.
+    pub root: i32,
+    /// The newest generation on disk; 0 before the first checkpoint.
+    pub generation: u64,
+    /// System calls that stood at the last freeze or rebuild.
+    pub(crate) standing: Standing,
+}
+
+impl Job {
+    /// A job that has just been started: its identity and name, the PID of the process whose
+    /// descendants it is, and that of its first process.
+    pub fn new(id: JobId, name: String, parent: i32, root: i32) -> Self {
+        Self { id, name, parent, root, generation: 0, standing: Standing::default() }
+    }
+}

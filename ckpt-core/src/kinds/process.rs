@@ -1,0 +1,145 @@
+//! A process: what its tasks share besides memory, files and signals.
+
+use super::Hand;
+use crate::error::{Error, Result};
+use crate::os::{proc, sched};
+
+/// Attributes of a process.
+#[derive(Debug, Clone, Default, bincode::Encode, bincode::Decode)]
+pub struct Attributes {
+    /// Working directory.
+    pub cwd: Vec<u8>,
+    /// Root directory.
+    pub root: Vec<u8>,
+    /// File mode creation mask.
+    pub umask: u32,
+    /// Soft and hard limit of each `RLIMIT_*`.
+    pub limits: Vec<(u64, u64)>,
+    /// personality(2).
+    pub personality: u32,
+    /// `PR_SET_THP_DISABLE`.
+    pub thp_disabled: bool,
+    /// `PR_SET_DUMPABLE`.
+    pub dumpable: i32,
+    /// `PR_SET_CHILD_SUBREAPER`.
+    pub subreaper: bool,
+    /// `PR_SET_NO_NEW_PRIVS`.
+    pub no_new_privs: bool,
+    /// `/proc/PID/oom_score_adj`.
+    pub oom_score_adj: i32,
+    /// membarrier(2) registrations (`MEMBARRIER_CMD_GET_REGISTRATIONS`).
+    pub membarrier: u32,
+    /// Large processor states that the process has asked for (`ARCH_GET_XCOMP_PERM`): AMX tiles.
+    pub large_states: u64,
+    /// The process is stopped by a signal (`SIGSTOP`, `SIGTSTP` …).
+    pub stopped: bool,
+}
+
+/// `MEMBARRIER_CMD_GET_REGISTRATIONS` of linux/membarrier.h.
+const GET_REGISTRATIONS: u64 = 1 << 9;
+/// `ARCH_GET_XCOMP_PERM`, `ARCH_REQ_XCOMP_PERM` of asm/prctl.h.
+const ARCH_GET_XCOMP_PERM: u64 = 0x1022;
+const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
+/// `XFEATURE_XTILE_DATA`.
+const TILES: u64 = 18;
+
+impl Attributes {
+    /// Asks for what must be there before any other task is made.
+    pub(crate) fn prepare(&self, hand: &Hand<'_>) -> Result<()> {
+        if self.large_states & 1 << TILES != 0 {
+            let arguments = [ARCH_REQ_XCOMP_PERM, TILES];
+            hand.remote.try_call("permit AMX tiles", libc::SYS_arch_prctl, &arguments)?;
+        }
+        for command in (0..32).map(|bit| 1u64 << bit).filter(|c| self.membarrier as u64 & c != 0) {
+            let what = "register for membarrier";
+            hand.remote.try_call(what, libc::SYS_membarrier, &[command, 0, 0])?;
+        }
+        Ok(())
+    }
+
+    /// Reads them; `pid` is the process' number as seen from here.
+    pub(crate) fn capture(hand: &Hand<'_>, pid: i32, stopped: bool) -> Result<Self> {
+        let status = proc::status(pid)?;
+        let text = |file: &str| {
+            Ok::<_, Error>(String::from_utf8_lossy(&proc::read(pid, file)?).trim().to_owned())
+        };
+        let prctl = |what: &str, option: i32| {
+            hand.remote.try_call(what, libc::SYS_prctl, &[option as u64, 0, 0, 0, 0])
+        };
+        let [subreaper] = hand.ask(
+            "read the subreaper flag",
+            libc::SYS_prctl,
+            &[libc::PR_GET_CHILD_SUBREAPER as u64, 0, 0, 0, 0],
+            1,
+        )?;
+        let registrations = hand.remote.call(libc::SYS_membarrier, &[GET_REGISTRATIONS, 0, 0])?;
+        let states = hand.ask(
+            "read the permitted processor states",
+            libc::SYS_arch_prctl,
+            &[ARCH_GET_XCOMP_PERM, 0],
+            1,
+        );
+        Ok(Self {
+            // Kernels before 6.3 cannot tell, those before 5.16 have no such states.
+            membarrier: registrations.max(0) as u32,
+            large_states: states.map_or(0, |[states]| states),
+            cwd: proc::link(pid, "cwd")?,
+            root: proc::link(pid, "root")?,
+            umask: status.umask.unwrap_or(0o22),
+            limits: sched::limits(pid).map_err(|e| Error::os("cannot read the limits", e))?,
+            personality: u32::from_str_radix(&text("personality")?, 16).unwrap_or_default(),
+            thp_disabled: prctl("read the THP flag", libc::PR_GET_THP_DISABLE)? != 0,
+            dumpable: prctl("read the dumpable flag", libc::PR_GET_DUMPABLE)? as i32,
+            subreaper: subreaper & 0xffff_ffff != 0,
+            no_new_privs: status.nonewprivs == Some(1),
+            oom_score_adj: text("oom_score_adj")?.parse().unwrap_or_default(),
+            stopped,
+        })
+    }
+
+    /// Gives them to a process that is being made; `outer` is its number as seen from here.
+    /// Limits come last ([`Self::limit`]): they could stand in the way of rebuilding.
+    pub(crate) fn rebuild(&self, hand: &Hand<'_>, outer: i32) -> Result<()> {
+        let cwd = hand.put_string(&self.cwd)?;
+        let what = format!("change to the directory {}", String::from_utf8_lossy(&self.cwd));
+        hand.remote.try_call(&what, libc::SYS_chdir, &[cwd])?;
+        hand.remote.try_call("set the umask", libc::SYS_umask, &[self.umask.into()])?;
+        let prctl = |what: &str, option: i32, value: u64| {
+            let arguments = [option as u64, value, 0, 0, 0];
+            hand.remote.try_call(what, libc::SYS_prctl, &arguments).map(drop)
+        };
+        if self.thp_disabled {
+            prctl("set the THP flag", libc::PR_SET_THP_DISABLE, 1)?;
+        }
+        if self.subreaper {
+            prctl("set the subreaper flag", libc::PR_SET_CHILD_SUBREAPER, 1)?;
+        }
+        if self.no_new_privs {
+            prctl("set no_new_privs", libc::PR_SET_NO_NEW_PRIVS, 1)?;
+        }
+        let score = format!("/proc/{outer}/oom_score_adj");
+        if let Err(error) = std::fs::write(score, self.oom_score_adj.to_string()) {
+            tracing::debug!(%error, "oom_score_adj stays as it is");
+        }
+        Ok(())
+    }
+
+    /// Sets the resource limits, at the very end.
+    pub(crate) fn limit(&self, outer: i32) -> Result<()> {
+        let now = sched::limits(outer).map_err(|e| Error::os("cannot read the limits", e))?;
+        for (resource, (&wanted, now)) in self.limits.iter().zip(now).enumerate() {
+            if wanted == now {
+                continue;
+            }
+            // A hard limit that is lower here than there cannot be raised; the soft one may be
+            // out of reach, too.
+            let fitting = (wanted.0.min(now.1), wanted.1.min(now.1));
+            if fitting != wanted {
+                tracing::warn!(resource, ?wanted, ?fitting, "a resource limit is lower here");
+            }
+            sched::set_limit(outer, resource as u32, fitting)
+                .map_err(|e| Error::os(format!("cannot set resource limit {resource}"), e))?;
+        }
+        Ok(())
+    }
+}

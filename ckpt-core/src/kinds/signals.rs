@@ -1,0 +1,76 @@
+//! Signal dispositions, and the signals queued for a whole process (signal(7)).
+
+use super::task::signal_of;
+use super::{Hand, bytes_of};
+use crate::error::Result;
+
+/// Bytes of the kernel's `sigset_t`.
+const SET_SIZE: u64 = 8;
+const SIG_IGN: u64 = 1;
+
+/// What happens on one signal: the kernel's `struct sigaction`.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct Disposition {
+    /// Signal number.
+    pub signal: i32,
+    /// Handler address, or 0 (default) or 1 (ignore).
+    pub handler: u64,
+    /// `SA_*` flags.
+    pub flags: u64,
+    /// Address of the code that returns from a handler.
+    pub restorer: u64,
+    /// Signals blocked meanwhile.
+    pub mask: u64,
+}
+
+/// Reads the dispositions that differ from the default. `caught` and `ignored` are `SigCgt` and
+/// `SigIgn` of `/proc/PID/status`.
+pub(crate) fn capture(hand: &Hand<'_>, caught: u64, ignored: u64) -> Result<Vec<Disposition>> {
+    let mut found = Vec::new();
+    for signal in 1..=64 {
+        let bit = 1u64 << (signal - 1);
+        // A default SIGCHLD may still carry flags (SA_NOCLDWAIT).
+        if (caught | ignored) & bit == 0 && signal != libc::SIGCHLD {
+            continue;
+        }
+        let [handler, flags, restorer, mask] = hand.ask(
+            "read a signal disposition",
+            libc::SYS_rt_sigaction,
+            &[signal as u64, 0, 0, SET_SIZE],
+            2,
+        )?;
+        if handler != 0 || flags != 0 {
+            found.push(Disposition { signal, handler, flags, restorer, mask });
+        }
+    }
+    Ok(found)
+}
+
+/// Sets the dispositions of a process whose signals are all at their default; what rebuilding has
+/// left pending (its children's `SIGCHLD`) is dropped.
+pub(crate) fn rebuild(hand: &Hand<'_>, dispositions: &[Disposition]) -> Result<()> {
+    let set = |signal: i32, words: [u64; 4]| {
+        let at = hand.put(&bytes_of(&words))?;
+        let arguments = [signal as u64, at, 0, SET_SIZE];
+        hand.remote
+            .try_call("set a signal disposition", libc::SYS_rt_sigaction, &arguments)
+            .map(drop)
+    };
+    // Ignoring a signal empties its queue.
+    set(libc::SIGCHLD, [SIG_IGN, 0, 0, 0])?;
+    set(libc::SIGCHLD, [0; 4])?;
+    for d in dispositions {
+        set(d.signal, [d.handler, d.flags, d.restorer, d.mask])?;
+    }
+    Ok(())
+}
+
+/// Queues again the signals that waited for any task of the process.
+pub(crate) fn requeue(hand: &Hand<'_>, process: i32, pending: &[Vec<u8>]) -> Result<()> {
+    for info in pending {
+        let at = hand.put(info)?;
+        let arguments = [process as u64, signal_of(info), at];
+        hand.remote.try_call("queue a pending signal", libc::SYS_rt_sigqueueinfo, &arguments)?;
+    }
+    Ok(())
+}

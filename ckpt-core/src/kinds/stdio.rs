@@ -1,0 +1,56 @@
+//! The launcher's own stdin, stdout and stderr: at restart the restorer's take their place.
+
+use std::io::IsTerminal;
+use std::os::unix::fs::MetadataExt;
+
+use rustix::fs::FileType;
+
+use crate::os::fds;
+
+fn is_terminal(fd: i32) -> bool {
+    match fd {
+        0 => std::io::stdin().is_terminal(),
+        1 => std::io::stdout().is_terminal(),
+        _ => std::io::stderr().is_terminal(),
+    }
+}
+
+/// What the launcher's descriptors 0, 1 and 2 were when the checkpoint was taken.
+#[derive(Debug, Default)]
+pub(crate) struct Stdio {
+    /// Number, device, inode, and whether that inode alone tells.
+    known: Vec<(i32, u64, u64, bool)>,
+}
+
+impl Stdio {
+    /// Looks at our own three.
+    pub(crate) fn ours() -> Self {
+        let known = (0..=2).filter_map(|fd| {
+            let meta = std::fs::metadata(format!("/proc/self/fd/{fd}")).ok()?;
+            let own = match FileType::from_raw_mode(meta.mode()) {
+                FileType::RegularFile | FileType::Directory => false,
+                FileType::CharacterDevice => is_terminal(fd),
+                _ => true,
+            };
+            Some((fd, meta.dev(), meta.ino(), own))
+        });
+        Self { known: known.collect() }
+    }
+
+    /// Which of them a descriptor of the job is. A pipe, terminal or socket is known by its
+    /// inode; of a regular file or /dev/null it must be the same open file description, as the job
+    /// may have opened it by itself.
+    pub(crate) fn which(&self, pid: i32, fd: i32, device: u64, inode: u64) -> Option<u8> {
+        let same = |ours: i32| {
+            fds::same_file((std::process::id() as i32, ours), (pid, fd)).unwrap_or(false)
+        };
+        let mut fitting = self
+            .known
+            .iter()
+            .filter(|(_, dev, ino, _)| (*dev, *ino) == (device, inode))
+            .filter(|(ours, _, _, by_inode)| *by_inode || same(*ours));
+        // Two of ours may be one terminal: the same number is the best guess.
+        let first = fitting.clone().find(|(ours, ..)| *ours == fd).or_else(|| fitting.next());
+        first.map(|(ours, ..)| *ours as u8)
+    }
+}

@@ -1,0 +1,170 @@
+//! A task (thread): registers, signal mask and everything else that the kernel keeps for it alone.
+
+use super::call::Interrupted;
+use super::{Hand, bytes_of};
+use crate::error::{Error, Result};
+use crate::os::mem::Memory;
+use crate::os::ptrace;
+use crate::os::remote::{Remote, Site};
+use crate::os::sched::Scheduling;
+use crate::os::tracee::Stopped;
+
+/// A task, as plain data.
+#[derive(Debug, Clone, bincode::Encode, bincode::Decode)]
+pub struct Task {
+    /// Its number, in the PID namespace that it saw.
+    pub tid: i32,
+    /// Command name (`PR_SET_NAME`), bytes.
+    pub name: Vec<u8>,
+    /// `user_regs_struct` of sys/user.h, word by word.
+    pub registers: [u64; 27],
+    /// The XSAVE area (`NT_X86_XSTATE`): floating point and vector registers.
+    pub xstate: Vec<u8>,
+    /// Blocked signals.
+    pub mask: u64,
+    /// Signals queued for this task alone: `siginfo_t`, 128 bytes each.
+    pub pending: Vec<Vec<u8>>,
+    /// Alternate signal stack: address, flags, size (sigaltstack(2)).
+    pub altstack: [u64; 3],
+    /// Head and length of the robust futex list (get_robust_list(2)).
+    pub robust_list: (u64, u64),
+    /// Address that is cleared and woken when the task ends (set_tid_address(2)).
+    pub clear_tid: u64,
+    /// rseq(2): address, size, signature.
+    pub rseq: Option<(u64, u32, u32)>,
+    /// The `rseq_cs` pointer, if the task stood in a critical section.
+    pub rseq_section: u64,
+    /// Policy, priority, nice value, CPUs.
+    pub scheduling: Scheduling,
+    /// Signal at the parent's death (`PR_SET_PDEATHSIG`); 0 for none.
+    pub death_signal: i32,
+    /// Timer slack in nanoseconds (`PR_SET_TIMERSLACK`).
+    pub timer_slack: u64,
+    /// The call with a time limit in which it stands, if it does.
+    pub interrupted: Option<Interrupted>,
+}
+
+impl Task {
+    /// Reads what can be read of a stopped task from outside, before anything disturbs it.
+    pub(crate) fn capture(
+        stopped: &Stopped,
+        tid: i32,
+        name: Vec<u8>,
+        interrupted: Option<Interrupted>,
+    ) -> Result<Self> {
+        let outer = stopped.tid();
+        let failed = |what: &'static str| move |e| stopped.failed(what, e);
+        let pending = ptrace::pending(outer, false).map_err(failed("read the pending signals"))?;
+        let mask = ptrace::signal_mask(outer).map_err(failed("read the signal mask"))?;
+        let rseq = ptrace::rseq(outer).ok().filter(|rseq| rseq.pointer != 0);
+        let registers = stopped.registers()?;
+        Ok(Self {
+            tid,
+            name,
+            interrupted,
+            registers: ptrace::to_words(&registers),
+            xstate: ptrace::xstate(outer).map_err(failed("read the vector registers"))?,
+            mask,
+            pending,
+            altstack: [0; 3],
+            robust_list: ptrace::robust_list(outer).map_err(failed("read the robust list"))?,
+            clear_tid: 0,
+            rseq: rseq.map(|rseq| (rseq.pointer, rseq.size, rseq.signature)),
+            rseq_section: 0,
+            scheduling: Scheduling::of(outer).map_err(failed("read the scheduling"))?,
+            death_signal: 0,
+            timer_slack: 0,
+        })
+    }
+
+    /// Adds what only the task itself can tell.
+    pub(crate) fn ask(&mut self, hand: &Hand<'_>) -> Result<()> {
+        self.rseq_section = hand.remote.rseq_section().map_or(0, |(_, section)| section);
+        self.altstack = hand.ask("read the signal stack", libc::SYS_sigaltstack, &[0, 0], 1)?;
+        self.altstack[1] &= 0xffff_ffff;
+        let address = libc::PR_GET_TID_ADDRESS as u64;
+        [self.clear_tid] =
+            hand.ask("read the tid address", libc::SYS_prctl, &[address, 0, 0, 0, 0], 1)?;
+        let [signal] = hand.ask(
+            "read the parent-death signal",
+            libc::SYS_prctl,
+            &[libc::PR_GET_PDEATHSIG as u64, 0],
+            1,
+        )?;
+        self.death_signal = signal as i32;
+        let slack = [libc::PR_GET_TIMERSLACK as u64, 0, 0, 0, 0];
+        self.timer_slack = hand.remote.try_call("read the timer slack", libc::SYS_prctl, &slack)?;
+        Ok(())
+    }
+
+    /// Borrows the new task `stopped`; when that is given back it goes on where this one stood.
+    pub(crate) fn borrow<'a>(
+        &self,
+        stopped: &'a Stopped,
+        memory: &'a Memory,
+        site: Site,
+    ) -> Result<Remote<'a>> {
+        let section = self.rseq.filter(|_| self.rseq_section != 0);
+        let section = section.map(|(address, ..)| (address + 8, self.rseq_section));
+        let registers = ptrace::from_words(self.registers);
+        Remote::become_(stopped, memory, site, registers, self.mask, section)
+    }
+
+    /// Sets up everything of the task but its registers and what is pending.
+    pub(crate) fn rebuild(&self, stopped: &Stopped, hand: &Hand<'_>) -> Result<()> {
+        let call = |what: &str, number: i64, arguments: &[u64]| {
+            hand.remote.try_call(what, number, arguments).map(drop)
+        };
+        let name = hand.put_string(&self.name)?;
+        call("set the name", libc::SYS_prctl, &[libc::PR_SET_NAME as u64, name])?;
+        call("set the tid address", libc::SYS_set_tid_address, &[self.clear_tid])?;
+        let (head, length) = self.robust_list;
+        if head != 0 {
+            call("set the robust list", libc::SYS_set_robust_list, &[head, length])?;
+        }
+        // SS_ONSTACK tells where the task stands; it is not a wish.
+        let [address, flags, size] = self.altstack;
+        let stack = hand.put(&bytes_of(&[address, flags & !1, size]))?;
+        call("set the signal stack", libc::SYS_sigaltstack, &[stack, 0])?;
+        if let Some((address, size, signature)) = self.rseq {
+            let arguments = [address, size.into(), 0, signature.into()];
+            call("register rseq", libc::SYS_rseq, &arguments)?;
+        }
+        if self.death_signal != 0 {
+            let arguments = [libc::PR_SET_PDEATHSIG as u64, self.death_signal as u64];
+            call("set the parent-death signal", libc::SYS_prctl, &arguments)?;
+        }
+        let slack = [libc::PR_SET_TIMERSLACK as u64, self.timer_slack];
+        call("set the timer slack", libc::SYS_prctl, &slack)?;
+        self.scheduling
+            .apply(stopped.tid())
+            .map_err(|e| stopped.failed("set the scheduling", e))?;
+        ptrace::set_xstate(stopped.tid(), &self.xstate).map_err(|e| {
+            let error = stopped.failed("set the vector registers", e);
+            error.help("the processor here may lack features of the one the image comes from")
+        })
+    }
+
+    /// Queues the task's own pending signals again; it keeps them blocked until it goes on.
+    pub(crate) fn requeue(&self, hand: &Hand<'_>, process: i32) -> Result<()> {
+        for info in &self.pending {
+            let at = hand.put(info)?;
+            let arguments = [process as u64, self.tid as u64, signal_of(info), at];
+            let what = "queue a pending signal";
+            hand.remote.try_call(what, libc::SYS_rt_tgsigqueueinfo, &arguments)?;
+        }
+        Ok(())
+    }
+}
+
+/// The signal number of a `siginfo_t`.
+pub(super) fn signal_of(info: &[u8]) -> u64 {
+    info.first().copied().unwrap_or_default().into()
+}
+
+impl Error {
+    /// Adds the task's process to an error.
+    pub(crate) fn whose(self, process: &crate::snapshot::Process) -> Self {
+        self.of_process(process.pid, &String::from_utf8_lossy(&process.name))
+    }
+}

@@ -1,0 +1,21 @@
+//! Checkpoint and restart of running process trees, from outside and without privilege.
+//!
+//! ```text
+//! live tree ──freeze──▶ capture ──▶ snapshot (plain data) + page stream ──▶ image on disk
+//! live tree ◀─release── rebuild ◀── snapshot (plain data) + page stream ◀── image on disk
+//! ```
+//!
+//! [`capture::checkpoint`] takes a [`job::Job`] to an image, [`rebuild::rebuild`] brings it back,
+//! [`image`] is the bytes on disk and knows nothing of processes.
+
+pub mod capture;
+pub mod error;
+pub mod image;
+pub mod job;
+pub mod kinds;
+mod os;
+pub mod progress;
+pub mod rebuild;
+pub mod snapshot;
+
+pub use error::{Error, ErrorKind, Result};

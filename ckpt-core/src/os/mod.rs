@@ -1,0 +1,26 @@
+//! Linux's facts and our hands: the only place in this crate that is `unsafe`.
+//!
+//! Everything above speaks to the kernel through these rooms: tracees and remote system calls
+//! (`ptrace`, `tracee`, `remote`), what procfs tells (`proc`, `maps`, `pagemap`, `mem`), file
+//! descriptors of other processes (`fds`), the vDSO (`vdso`) and new processes (`spawn`).
+
+pub(crate) mod clock;
+pub(crate) mod cpu;
+pub(crate) mod elf;
+pub(crate) mod fds;
+pub(crate) mod maps;
+pub(crate) mod mem;
+pub(crate) mod pagemap;
+pub(crate) mod proc;
+pub(crate) mod ptrace;
+pub(crate) mod remote;
+pub(crate) mod sched;
+pub(crate) mod spawn;
+pub(crate) mod tracee;
+pub(crate) mod vdso;
+
+/// Bytes of a page on x86_64.
+pub(crate) const PAGE: u64 = 4096;
+
+/// First address above user space (47 bits; no 5-level mappings are made here).
+pub(crate) const TASK_SIZE: u64 = 0x7fff_ffff_f000;

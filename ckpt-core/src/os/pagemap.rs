@@ -1,0 +1,194 @@
+//! Which pages of a mapping have contents of their own: `PAGEMAP_SCAN` (Linux 6.7) or
+//! `/proc/PID/pagemap`.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+use super::PAGE;
+use crate::error::{Error, Result};
+
+const IS_FILE: u64 = 1 << 2;
+const IS_PRESENT: u64 = 1 << 3;
+const IS_SWAPPED: u64 = 1 << 4;
+const IS_ZERO: u64 = 1 << 5;
+const IS_GUARD: u64 = 1 << 8;
+/// `_IOWR('f', 16, struct pm_scan_arg)`.
+const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
+
+/// What a run of pages holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Contents of its own (or shared memory's).
+    Data,
+    /// A page of the page cache: the file's own contents, or shared memory.
+    File,
+    /// The kernel's zero page.
+    Zero,
+    /// A guard that `MADV_GUARD_INSTALL` put there.
+    Guard,
+}
+
+/// Pages of one class, `start..end` in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    pub(crate) class: Class,
+}
+
+/// `struct pm_scan_arg` of linux/fs.h.
+#[repr(C)]
+struct ScanArgument {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// `struct page_region` of linux/fs.h.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Region {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+/// An open `/proc/PID/pagemap`.
+#[derive(Debug)]
+pub(crate) struct Pagemap {
+    pid: i32,
+    file: File,
+}
+
+impl Pagemap {
+    pub(crate) fn open(pid: i32) -> Result<Self> {
+        match File::open(format!("/proc/{pid}/pagemap")) {
+            Ok(file) => Ok(Self { pid, file }),
+            Err(e) => Err(Error::os(format!("cannot open /proc/{pid}/pagemap"), e)),
+        }
+    }
+
+    /// The runs of populated pages in `start..end`, by address.
+    pub(crate) fn runs(&self, start: u64, end: u64) -> Result<Vec<Run>> {
+        let found = match self.scan(start, end, IS_GUARD) {
+            // Kernels before 6.15 know no guards, before 6.7 no such request.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => self.scan(start, end, 0),
+            other => other,
+        };
+        let found = match found {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTTY | libc::EINVAL)) => {
+                self.entries(start, end)
+            }
+            other => other,
+        };
+        found.map_err(|e| Error::os(format!("cannot read the pagemap of process {}", self.pid), e))
+    }
+
+    fn scan(&self, start: u64, end: u64, guard: u64) -> io::Result<Vec<Run>> {
+        let mut runs = Vec::new();
+        let mut room = vec![Region::default(); 1024];
+        let mut at = start;
+        while at < end {
+            let mut argument = ScanArgument {
+                size: size_of::<ScanArgument>() as u64,
+                flags: 0,
+                start: at,
+                end,
+                walk_end: 0,
+                vec: room.as_mut_ptr() as u64,
+                vec_len: room.len() as u64,
+                max_pages: 0,
+                category_inverted: 0,
+                category_mask: 0,
+                category_anyof_mask: IS_PRESENT | IS_SWAPPED | guard,
+                return_mask: IS_FILE | IS_ZERO | IS_PRESENT | IS_SWAPPED | guard,
+            };
+            let fd = self.file.as_raw_fd();
+            // SAFETY: the argument is the kernel's structure with its true size, and `vec` points
+            // to `vec_len` live regions, of which the kernel fills as many as it returns.
+            let got = unsafe { libc::ioctl(fd, PAGEMAP_SCAN, &raw mut argument) };
+            if got < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            for region in &room[..got as usize] {
+                push(&mut runs, region.start, region.end, class(region.categories));
+            }
+            if argument.walk_end <= at {
+                break;
+            }
+            at = argument.walk_end;
+        }
+        Ok(runs)
+    }
+
+    fn entries(&self, start: u64, end: u64) -> io::Result<Vec<Run>> {
+        let mut runs = Vec::new();
+        let mut room = vec![0u8; 64 * 1024];
+        let mut at = start;
+        while at < end {
+            let want = ((end - at) / PAGE * 8).min(room.len() as u64) as usize;
+            let got = self.file.read_at(&mut room[..want], at / PAGE * 8)?;
+            if got < 8 {
+                break;
+            }
+            for entry in room[..got].chunks_exact(8) {
+                let entry = entry.iter().rev().fold(0u64, |sum, &b| sum << 8 | u64::from(b));
+                let categories = (if entry & 1 << 58 == 0 { 0 } else { IS_GUARD })
+                    | (if entry & 1 << 61 == 0 { 0 } else { IS_FILE });
+                if entry & 0b11 << 62 != 0 || categories & IS_GUARD != 0 {
+                    push(&mut runs, at, at + PAGE, class(categories));
+                }
+                at += PAGE;
+            }
+        }
+        Ok(runs)
+    }
+}
+
+fn class(categories: u64) -> Class {
+    match categories {
+        c if c & IS_GUARD != 0 => Class::Guard,
+        c if c & IS_ZERO != 0 => Class::Zero,
+        c if c & IS_FILE != 0 => Class::File,
+        _ => Class::Data,
+    }
+}
+
+fn push(runs: &mut Vec<Run>, start: u64, end: u64, class: Class) {
+    match runs.last_mut() {
+        Some(last) if last.end == start && last.class == class => last.end = end,
+        _ => runs.push(Run { start, end, class }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_agree() {
+        let pages = 64;
+        let size = pages * PAGE as usize;
+        let mut map = memmap2::MmapMut::map_anon(size).unwrap();
+        for page in [0, 1, 5, 63] {
+            map[page * PAGE as usize] = 1;
+        }
+        let pagemap = Pagemap::open(std::process::id() as i32).unwrap();
+        let start = map.as_ptr() as u64;
+        let found = pagemap.entries(start, start + size as u64).unwrap();
+        assert_eq!(found, pagemap.runs(start, start + size as u64).unwrap());
+        let data: Vec<_> = found.iter().map(|r| ((r.start - start) / PAGE, r.class)).collect();
+        assert_eq!(data, [(0, Class::Data), (5, Class::Data), (63, Class::Data)]);
+    }
+}

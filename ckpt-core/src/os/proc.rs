@@ -1,0 +1,131 @@
+//! What procfs tells of a process besides its memory (proc_pid(5)).
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+
+use procfs::process::{Stat, Status};
+use procfs::{FromBufRead, FromRead};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// An error about `/proc/PID/FILE`.
+fn failed(pid: i32, file: &str, error: io::Error) -> Error {
+    Error::os(format!("cannot read /proc/{pid}/{file}"), error)
+}
+
+/// The procfs crate's errors in this crate's words.
+fn converted(pid: i32, file: &str, error: procfs::ProcError) -> Error {
+    match error {
+        procfs::ProcError::PermissionDenied(_) => {
+            failed(pid, file, io::Error::from_raw_os_error(libc::EACCES))
+        }
+        procfs::ProcError::NotFound(_) => {
+            failed(pid, file, io::Error::from_raw_os_error(libc::ESRCH))
+        }
+        procfs::ProcError::Io(error, _) => failed(pid, file, error),
+        other => Error::new(ErrorKind::Os, format!("cannot read /proc/{pid}/{file}: {other}")),
+    }
+}
+
+/// `/proc/PID/FILE` as bytes.
+pub(crate) fn read(pid: i32, file: &str) -> Result<Vec<u8>> {
+    fs::read(format!("/proc/{pid}/{file}")).map_err(|e| failed(pid, file, e))
+}
+
+/// `/proc/PID/LINK` as it reads.
+pub(crate) fn link(pid: i32, file: &str) -> Result<Vec<u8>> {
+    let target = fs::read_link(format!("/proc/{pid}/{file}")).map_err(|e| failed(pid, file, e))?;
+    Ok(OsString::from(target).into_vec())
+}
+
+/// `/proc/PID/stat`, parsed.
+pub(crate) fn stat(pid: i32) -> Result<Stat> {
+    let text = read(pid, "stat")?;
+    Stat::from_read(text.as_slice()).map_err(|e| converted(pid, "stat", e))
+}
+
+/// `/proc/PID/status`, parsed. Works for the tid of any task, too.
+pub(crate) fn status(pid: i32) -> Result<Status> {
+    // The command name in it need not be UTF-8, which the crate takes for granted.
+    let text = read(pid, "status")?;
+    let text = String::from_utf8_lossy(&text);
+    Status::from_buf_read(text.as_bytes()).map_err(|e| converted(pid, "status", e))
+}
+
+/// A field of `/proc/PID/status` that the procfs crate does not know.
+pub(crate) fn status_field(pid: i32, name: &str) -> Result<Option<String>> {
+    let text = read(pid, "status")?;
+    let text = String::from_utf8_lossy(&text);
+    let found = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+    Ok(found.map(|value| value.trim().to_owned()))
+}
+
+/// The command name, for messages; empty if the process is gone.
+pub(crate) fn comm(pid: i32) -> String {
+    let name = read(pid, "comm").unwrap_or_default();
+    String::from_utf8_lossy(&name).trim_end().to_owned()
+}
+
+/// Names of a numbered folder's entries, sorted.
+fn numbers(pid: i32, folder: &str) -> Result<Vec<i32>> {
+    let entries =
+        fs::read_dir(format!("/proc/{pid}/{folder}")).map_err(|e| failed(pid, folder, e))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|e| failed(pid, folder, e))?;
+        found.extend(entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// The tids of a process, the leader's first.
+pub(crate) fn tasks(pid: i32) -> Result<Vec<i32>> {
+    let mut tids = numbers(pid, "task")?;
+    tids.sort_unstable_by_key(|&tid| (tid != pid, tid));
+    Ok(tids)
+}
+
+/// Open file descriptors of a process.
+pub(crate) fn descriptors(pid: i32) -> Result<Vec<i32>> {
+    numbers(pid, "fd")
+}
+
+/// Children of all tasks of a process, zombies included; none if it is gone.
+pub(crate) fn children(pid: i32) -> Vec<i32> {
+    let mut found = Vec::new();
+    for tid in tasks(pid).unwrap_or_default() {
+        let text = read(pid, &format!("task/{tid}/children")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        found.extend(text.split_ascii_whitespace().filter_map(|word| word.parse::<i32>().ok()));
+    }
+    found.sort_unstable();
+    found
+}
+
+/// All descendants of a process, parents before children, itself not included.
+pub(crate) fn descendants(pid: i32) -> Vec<i32> {
+    let mut found = children(pid);
+    let mut next = 0;
+    while next < found.len() {
+        found.extend(children(found[next]));
+        next += 1;
+    }
+    let mut seen = std::collections::HashSet::new();
+    found.retain(|pid| seen.insert(*pid));
+    found
+}
+
+/// A zombie, dead, or no more.
+pub(crate) fn is_dying(tid: i32) -> bool {
+    stat(tid).map_or(true, |stat| matches!(stat.state, 'Z' | 'X' | 'x'))
+}
+
+/// The number of a process or task in the innermost PID namespace that it is in.
+pub(crate) fn inner_pid(pid: i32) -> Result<i32> {
+    let numbers = status_field(pid, "NSpid")?.unwrap_or_default();
+    let last = numbers.split_ascii_whitespace().next_back().and_then(|word| word.parse().ok());
+    last.ok_or_else(|| Error::new(ErrorKind::Gone, format!("process {pid} has ended")))
+}

@@ -1,0 +1,383 @@
+//! System calls that a stopped task makes for us.
+//!
+//! The code that the task runs meanwhile is a stub in the unused tail of its vDSO: one `syscall`
+//! instruction, and behind it instructions that put back the signal mask and every register. So
+//! whatever happens to *us* in between, the task finds its way back to where it was by itself: a
+//! launcher that is killed in the middle of a checkpoint does not harm the payload.
+//!
+//! All signals are blocked meanwhile, so that none is delivered on top of the stub, and an rseq
+//! critical section (which the kernel forgets when it sees the stub's instruction pointer) is
+//! remembered and put back.
+
+use std::cell::Cell;
+
+use libc::user_regs_struct;
+
+use super::PAGE;
+use super::maps::{Kind, Map};
+use super::mem::Memory;
+use super::ptrace::{self, Status};
+use super::tracee::{Step, Stopped, gone};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Room for the stub at the end of the vDSO, bytes.
+const STUB_ROOM: u64 = 256;
+
+/// Where in a process the stub goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Site {
+    address: u64,
+    /// The tail of the vDSO is free for the whole stub; else only a bare `syscall` instruction of
+    /// the process' own code serves.
+    whole: bool,
+}
+
+impl Site {
+    /// Finds the place: the zero bytes at the end of the vDSO.
+    pub(crate) fn find(maps: &[Map], memory: &Memory) -> Result<Self> {
+        let vdso = maps.iter().find(|map| map.kind == Kind::Vdso).ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported, "there is no vDSO in the address space")
+                .help("boot the kernel without vdso=0")
+        })?;
+        let mut code = vec![0u8; (vdso.end - vdso.start) as usize];
+        memory.read_exact(vdso.start, &mut code)?;
+        let tail = code.len() - STUB_ROOM as usize;
+        // A stub that an earlier launcher's death left behind may be overwritten as well.
+        if code[tail..].iter().all(|&byte| byte == 0) || code[tail..].starts_with(&STUB_HEAD) {
+            return Ok(Self { address: vdso.start + tail as u64, whole: true });
+        }
+        let what = "the end of the vDSO is not free, so the process cannot be asked safely";
+        Err(Error::new(ErrorKind::Unsupported, what))
+    }
+
+    /// A `syscall` instruction of the code itself.
+    pub(crate) fn bare(start: u64, code: &[u8]) -> Result<Self> {
+        match code.windows(2).position(|pair| pair == [0x0f, 0x05]) {
+            Some(at) => Ok(Self { address: start + at as u64, whole: false }),
+            None => Err(Error::new(ErrorKind::Unsupported, "the vDSO has no syscall instruction")),
+        }
+    }
+}
+
+/// `syscall; lea rsp, […`: how a stub begins.
+const STUB_HEAD: [u8; 5] = [0x0f, 0x05, 0x48, 0x8d, 0x25];
+
+/// Takes the stub out of a copy of the vDSO.
+pub(crate) fn erase_stub(vdso: &mut [u8]) {
+    if let Some(tail) = vdso.len().checked_sub(STUB_ROOM as usize)
+        && vdso[tail..].starts_with(&STUB_HEAD)
+    {
+        vdso[tail..].fill(0);
+    }
+}
+
+/// The stub for a task with these registers and this signal mask.
+fn stub(registers: &user_regs_struct, mask: u64) -> Vec<u8> {
+    let mut back = *registers;
+    // An interrupted system call is begun again, as the kernel would have done.
+    if (back.orig_rax as i64) >= 0 {
+        match -(back.rax as i64) {
+            512..=514 => {
+                back.rax = back.orig_rax;
+                back.rip = back.rip.wrapping_sub(2);
+            }
+            516 => {
+                back.rax = libc::SYS_restart_syscall as u64;
+                back.rip = back.rip.wrapping_sub(2);
+            }
+            _ => {}
+        }
+    }
+    let values = [
+        (0, back.rax),
+        (1, back.rcx),
+        (2, back.rdx),
+        (3, back.rbx),
+        (5, back.rbp),
+        (6, back.rsi),
+        (7, back.rdi),
+        (8, back.r8),
+        (9, back.r9),
+        (10, back.r10),
+        (11, back.r11),
+        (12, back.r12),
+        (13, back.r13),
+        (14, back.r14),
+        (15, back.r15),
+    ];
+    // Data at the very end of the room: mask, flags, target.
+    let data = STUB_ROOM - 24;
+    let relative = |code: &Vec<u8>, opcode: &[u8], to: u64| {
+        let from = code.len() as u64 + opcode.len() as u64 + 4;
+        let mut bytes = opcode.to_vec();
+        bytes.extend(((to as i64 - from as i64) as i32).to_le_bytes());
+        bytes
+    };
+    // The stack pointer comes back before the signals do: a handler may run right then. Behind
+    // popfq nothing touches the flags.
+    let mut code = vec![0x0f, 0x05]; // syscall
+    code.extend(relative(&code, &[0x48, 0x8d, 0x25], data + 8)); // lea rsp, [flags]
+    code.push(0x9d); // popfq
+    code.extend([0x48, 0xbc]);
+    code.extend(back.rsp.to_le_bytes()); // mov rsp, value
+    code.extend([0xb8, 14, 0, 0, 0]); // mov eax, SYS_rt_sigprocmask
+    code.extend([0xbf, 2, 0, 0, 0]); // mov edi, SIG_SETMASK
+    code.extend(relative(&code, &[0x48, 0x8d, 0x35], data)); // lea rsi, [mask]
+    code.extend([0xba, 0, 0, 0, 0]); // mov edx, 0
+    code.extend([0x41, 0xba, 8, 0, 0, 0]); // mov r10d, 8
+    code.extend([0x0f, 0x05]); // syscall
+    for (register, value) in values {
+        code.extend([if register < 8 { 0x48 } else { 0x49 }, 0xb8 + (register as u8 & 7)]);
+        code.extend(u64::to_le_bytes(value)); // mov register, value
+    }
+    code.extend(relative(&code, &[0xff, 0x25], data + 16)); // jmp [target]
+    code.resize(data as usize, 0xcc);
+    code.extend(mask.to_le_bytes());
+    code.extend(back.eflags.to_le_bytes());
+    code.extend(back.rip.to_le_bytes());
+    code
+}
+
+/// A stopped task on loan: it makes our system calls until this is dropped, and is then as before.
+pub(crate) struct Remote<'a> {
+    task: &'a Stopped,
+    memory: &'a Memory,
+    site: Cell<Site>,
+    message: Cell<u64>,
+    saved: user_regs_struct,
+    mask: u64,
+    rseq_section: Option<(u64, u64)>,
+    borrowed: bool,
+}
+
+impl<'a> Remote<'a> {
+    /// Borrows the task.
+    pub(crate) fn begin(task: &'a Stopped, memory: &'a Memory, site: Site) -> Result<Self> {
+        let saved = task.registers()?;
+        let tid = task.tid();
+        let mask = ptrace::signal_mask(tid).map_err(|e| task.failed("read the signal mask", e))?;
+        let rseq_section = rseq_section(tid, memory);
+        if site.whole {
+            memory.write_all(site.address, &stub(&saved, mask))?;
+        }
+        let message = Cell::new(0);
+        let site_cell = Cell::new(site);
+        let remote = Self {
+            task,
+            memory,
+            site: site_cell,
+            message,
+            saved,
+            mask,
+            rseq_section,
+            borrowed: true,
+        };
+        // The registers first: from here on the stub restores everything if we die.
+        task.set_registers(&remote.loaded(libc::SYS_getpid, &[]))?;
+        ptrace::set_signal_mask(tid, !0).map_err(|e| task.failed("block the signals", e))?;
+        Ok(remote)
+    }
+
+    /// Borrows a task that is being made: at the end it gets `registers` and `mask` rather than
+    /// those that it has now. `section` is its `rseq_cs` address and pointer, if it had one.
+    pub(crate) fn become_(
+        task: &'a Stopped,
+        memory: &'a Memory,
+        site: Site,
+        registers: user_regs_struct,
+        mask: u64,
+        section: Option<(u64, u64)>,
+    ) -> Result<Self> {
+        ptrace::set_signal_mask(task.tid(), !0).map_err(|e| task.failed("block the signals", e))?;
+        let site = Cell::new(Site { whole: false, ..site });
+        let (saved, rseq_section) = (registers, section);
+        Ok(Self {
+            task,
+            memory,
+            site,
+            message: Cell::new(0),
+            saved,
+            mask,
+            rseq_section,
+            borrowed: true,
+        })
+    }
+
+    /// Tells that the code at the site was moved with its mapping, from one address to another.
+    pub(crate) fn site_moved(&self, from: u64, to: u64) {
+        let site = self.site.get();
+        self.site.set(Site { address: site.address - from + to, ..site });
+    }
+
+    /// Where the calls are made now.
+    pub(crate) fn site(&self) -> Site {
+        self.site.get()
+    }
+
+    /// The `rseq_cs` address and pointer, if the task stands in an rseq critical section.
+    pub(crate) fn rseq_section(&self) -> Option<(u64, u64)> {
+        self.rseq_section
+    }
+
+    /// Begins a blocking system call and interrupts it at once, so that the kernel notes how to
+    /// go on with it ("restart block"). Returns what it returned: `-ERESTART_RESTARTBLOCK`, or a
+    /// result if there was no need to block. Nothing else may be called after this.
+    pub(crate) fn call_and_interrupt(&self, number: i64, arguments: &[u64]) -> Result<i64> {
+        self.task.set_registers(&self.loaded(number, arguments))?;
+        self.to_syscall_stop()?;
+        self.task.settle()?;
+        Ok(self.task.registers()?.rax as i64)
+    }
+
+    /// The number of the task that the last call made (`PTRACE_GETEVENTMSG`), as seen from here.
+    pub(crate) fn event_message(&self) -> u64 {
+        self.message.get()
+    }
+
+    /// Makes a call from which the task does not come back.
+    pub(crate) fn call_last(mut self, number: i64, arguments: &[u64]) -> Result<()> {
+        self.borrowed = false;
+        self.task.set_registers(&self.loaded(number, arguments))?;
+        loop {
+            if let Status::Ended(_) = self.task.step(Step::Free, 0)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Replaces what the task will find in the register that holds a system call's result, as of
+    /// a call that has come to its end.
+    pub(crate) fn finish_call(&mut self, result: i64) {
+        self.saved.rax = result as u64;
+        self.saved.orig_rax = u64::MAX;
+    }
+
+    fn loaded(&self, number: i64, arguments: &[u64]) -> user_regs_struct {
+        let mut all = [0u64; 6];
+        all[..arguments.len()].copy_from_slice(arguments);
+        let mut registers = self.saved;
+        registers.rip = self.site.get().address;
+        if !self.site.get().whole {
+            // A task in the making is never "on" its alternate signal stack: sigaltstack(2) would
+            // refuse to change that.
+            registers.rsp = 0;
+        }
+        registers.rax = number as u64;
+        registers.orig_rax = u64::MAX;
+        [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9] =
+            all;
+        registers
+    }
+
+    /// Makes one system call and returns what it returned, `-errno` included.
+    pub(crate) fn call(&self, number: i64, arguments: &[u64]) -> Result<i64> {
+        self.task.set_registers(&self.loaded(number, arguments))?;
+        self.to_syscall_stop()?;
+        self.to_syscall_stop()?;
+        Ok(self.task.registers()?.rax as i64)
+    }
+
+    /// As [`Self::call`], with a failure as an error that says `what` was being done.
+    pub(crate) fn try_call(&self, what: &str, number: i64, arguments: &[u64]) -> Result<u64> {
+        match self.call(number, arguments)? {
+            code @ -4095..=-1 => {
+                let error = std::io::Error::from_raw_os_error(-code as i32);
+                Err(Error::os(format!("cannot {what} in task {}", self.task.tid()), error))
+            }
+            value => Ok(value as u64),
+        }
+    }
+
+    fn to_syscall_stop(&self) -> Result<()> {
+        let mut signal = 0;
+        loop {
+            match self.task.step(Step::Syscall, signal)? {
+                Status::Syscall => return Ok(()),
+                Status::Ended(_) => return Err(self.task.failed("make a system call", gone())),
+                // Only SIGSTOP gets past the mask; the group stop follows and is passed over.
+                Status::Signal(libc::SIGSTOP) => signal = libc::SIGSTOP,
+                Status::Signal(other) => {
+                    let what = format!("signal {other} in the middle of a remote system call");
+                    return Err(Error::new(ErrorKind::Internal, what));
+                }
+                Status::Event(_) => {
+                    signal = 0;
+                    self.message.set(ptrace::event_message(self.task.tid()).unwrap_or(0));
+                }
+                Status::EventStop(_) => signal = 0,
+            }
+        }
+    }
+
+    /// Gives the task back; errors are seen here rather than on drop.
+    pub(crate) fn end(mut self) -> Result<()> {
+        self.restore()
+    }
+
+    fn restore(&mut self) -> Result<()> {
+        self.borrowed = false;
+        ptrace::set_signal_mask(self.task.tid(), self.mask)
+            .map_err(|e| self.task.failed("put back the signal mask", e))?;
+        self.task.set_registers(&self.saved)?;
+        self.task.settle()?;
+        if let Some((address, section)) = self.rseq_section {
+            self.memory.write_all(address, &section.to_le_bytes())?;
+        }
+        let site = self.site.get();
+        if site.whole {
+            self.memory.write_all(site.address, &[0; STUB_ROOM as usize])?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Remote<'_> {
+    fn drop(&mut self) {
+        if self.borrowed
+            && let Err(error) = self.restore()
+        {
+            tracing::debug!(%error, "a task could not be given back; it is gone");
+        }
+    }
+}
+
+/// Address and value of the task's `rseq_cs` pointer, if it stands in a critical section.
+fn rseq_section(tid: i32, memory: &Memory) -> Option<(u64, u64)> {
+    let rseq = ptrace::rseq(tid).ok().filter(|rseq| rseq.pointer != 0)?;
+    let mut section = [0u8; 8];
+    memory.read_exact(rseq.pointer + 8, &mut section).ok()?;
+    let section = u64::from_le_bytes(section);
+    (section != 0).then_some((rseq.pointer + 8, section))
+}
+
+/// A page of scratch memory in the process of a borrowed task, unmapped by [`Scratch::free`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scratch {
+    pub(crate) address: u64,
+}
+
+impl Scratch {
+    pub(crate) fn map(remote: &Remote<'_>) -> Result<Self> {
+        let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+        let arguments = [0, PAGE, protection, flags, u64::MAX, 0];
+        let address = remote.try_call("map a scratch page", libc::SYS_mmap, &arguments)?;
+        Ok(Self { address })
+    }
+
+    pub(crate) fn free(self, remote: &Remote<'_>) -> Result<()> {
+        remote.try_call("unmap the scratch page", libc::SYS_munmap, &[self.address, PAGE]).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stub_fits_its_room() {
+        // SAFETY: user_regs_struct is plain integers, for which zero is a value.
+        let registers: user_regs_struct = unsafe { std::mem::zeroed() };
+        assert_eq!(stub(&registers, 0).len() as u64, STUB_ROOM);
+    }
+}

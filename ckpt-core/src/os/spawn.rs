@@ -1,0 +1,479 @@
+//! New processes: fork with a chosen number, namespaces, and the board on which a family of
+//! processes and their maker agree on the next step.
+//!
+//! The children made here run our own code between fork and execve(2), as copies of a process
+//! with a single thread; no lock can be held by a thread that is not there.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::ptr;
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use libc::{c_int, pid_t};
+
+/// Capabilities that allow choosing a tid: `CAP_CHECKPOINT_RESTORE`, and `CAP_SYS_ADMIN` on
+/// kernels before 5.9.
+const TID_CAPABILITIES: [u32; 2] = [40, 21];
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+
+/// `struct clone_args` of linux/sched.h, as far as it is needed.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArguments {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+}
+
+/// The two sides of a fork.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fork {
+    /// We are the new process.
+    Child,
+    /// We made this process.
+    Parent(pid_t),
+}
+
+/// fork(2) with namespaces (`CLONE_NEW*`), and with a chosen number in the innermost PID
+/// namespace (clone3(2)).
+pub(crate) fn fork(namespaces: c_int, tid: Option<pid_t>) -> io::Result<Fork> {
+    let set_tid = tid.unwrap_or_default();
+    let arguments = CloneArguments {
+        flags: namespaces as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        set_tid: if tid.is_some() { &raw const set_tid as u64 } else { 0 },
+        set_tid_size: u64::from(tid.is_some()),
+        ..CloneArguments::default()
+    };
+    let size = size_of::<CloneArguments>();
+    // SAFETY: no CLONE_VM and no stack: the child is a copy, as after fork(2). The caller's
+    // process has a single thread (module head), so the copy's locks and heap are consistent.
+    // `arguments` and `set_tid` are live for the call.
+    match unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid as pid_t)),
+    }
+}
+
+/// Forks until the number `wanted` comes by, where numbers cannot be chosen; they are handed out
+/// in turn. Gives up with `EAGAIN` when it has gone round.
+pub(crate) fn fork_until(wanted: pid_t) -> io::Result<Fork> {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        steer_to(wanted, deadline)?;
+        match fork(0, None)? {
+            // The kernel itself is asked: glibc's idea of our number is the parent's.
+            Fork::Child if own_pid() == wanted => return Ok(Fork::Child),
+            Fork::Child => exit(0),
+            Fork::Parent(pid) if pid == wanted => return Ok(Fork::Parent(pid)),
+            Fork::Parent(pid) => reap(pid)?,
+        }
+    }
+}
+
+/// Uses up numbers until the next one should be `wanted`.
+pub(crate) fn steer_to(wanted: pid_t, deadline: Instant) -> io::Result<()> {
+    loop {
+        let last = burn()?;
+        // Numbers in use are passed over.
+        let near = last < wanted && wanted - last <= 64;
+        if near && (last + 1..wanted).all(in_use) {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+        }
+    }
+}
+
+/// Whether a task with this number exists.
+pub(crate) fn in_use(tid: pid_t) -> bool {
+    std::path::Path::new(&format!("/proc/{tid}")).exists()
+}
+
+/// Makes a process that ends at once, and returns its number.
+fn burn() -> io::Result<pid_t> {
+    let flags = (libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD) as u64;
+    let pid: i64;
+    // SAFETY: the child shares our memory and stack while we wait for it (CLONE_VFORK); it makes
+    // one system call, exit, and touches neither. rcx and r11 are named as lost, the stack is not
+    // used.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor edi, edi",
+            "mov eax, 60",
+            "syscall",
+            "2:",
+            inlateout("rax") libc::SYS_clone => pid,
+            inlateout("rdi") flags => _,
+            in("rsi") 0, in("rdx") 0, in("r10") 0, in("r8") 0,
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack),
+        );
+    }
+    if pid < 0 {
+        return Err(io::Error::from_raw_os_error(-pid as i32));
+    }
+    reap(pid as pid_t)?;
+    Ok(pid as pid_t)
+}
+
+/// Waits for a child to end and takes its status.
+pub(crate) fn reap(pid: pid_t) -> io::Result<()> {
+    let mut status = 0;
+    // SAFETY: the kernel writes one int to the live variable.
+    while unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) } == -1 {
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Waits for any child: its number and wait status. `ECHILD` when there is none.
+pub(crate) fn reap_any() -> io::Result<(pid_t, c_int)> {
+    let mut status = 0;
+    loop {
+        // SAFETY: the kernel writes one int to the live variable.
+        match unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL) } {
+            -1 => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+            pid => return Ok((pid, status)),
+        }
+    }
+}
+
+/// Our number as the kernel knows it.
+pub(crate) fn own_pid() -> pid_t {
+    // SAFETY: no arguments, cannot fail.
+    unsafe { libc::syscall(libc::SYS_getpid) as pid_t }
+}
+
+/// Ends this process without running anybody's exit handlers.
+pub(crate) fn exit(status: c_int) -> ! {
+    // SAFETY: _exit takes a number and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// Ends this process as one that ended with this wait status, for its parent to find.
+pub(crate) fn end_with(status: c_int) -> ! {
+    if libc::WIFSIGNALED(status) {
+        let signal = libc::WTERMSIG(status);
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: numbers, and one live structure that is only read. No core file is wanted (a
+        // process that is not dumpable would hide its status); the dispositions are at default.
+        unsafe {
+            libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
+            libc::syscall(libc::SYS_kill, own_pid(), signal);
+        }
+    }
+    exit(libc::WEXITSTATUS(status))
+}
+
+/// A system call that takes numbers only; prctl(2) wants zeros where it has no argument.
+fn call(number: i64, arguments: [u64; 4]) -> io::Result<i64> {
+    let [a, b, c, d] = arguments;
+    // SAFETY: the callers below use calls whose arguments are all plain numbers.
+    match unsafe { libc::syscall(number, a, b, c, d, 0, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        value => Ok(value),
+    }
+}
+
+/// setsid(2).
+pub(crate) fn new_session() -> io::Result<()> {
+    call(libc::SYS_setsid, [0; 4]).map(drop)
+}
+
+/// setpgid(2) of ourselves; 0 makes us a leader.
+pub(crate) fn join_group(group: pid_t) -> io::Result<()> {
+    call(libc::SYS_setpgid, [0, group as u64, 0, 0]).map(drop)
+}
+
+/// unshare(2).
+pub(crate) fn unshare(namespaces: c_int) -> io::Result<()> {
+    call(libc::SYS_unshare, [namespaces as u64, 0, 0, 0]).map(drop)
+}
+
+/// Makes this process the one that orphans below it fall to.
+pub(crate) fn become_subreaper() -> io::Result<()> {
+    call(libc::SYS_prctl, [libc::PR_SET_CHILD_SUBREAPER as u64, 1, 0, 0]).map(drop)
+}
+
+/// Name of this process in `ps`.
+pub(crate) fn set_name(name: &std::ffi::CStr) {
+    // SAFETY: the name is a C string that outlives the call.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// personality(2), if it differs from what it is.
+pub(crate) fn set_personality(wanted: u32) -> io::Result<()> {
+    let own = std::fs::read_to_string("/proc/self/personality").unwrap_or_default();
+    if u32::from_str_radix(own.trim(), 16) == Ok(wanted) {
+        return Ok(());
+    }
+    call(libc::SYS_personality, [wanted.into(), 0, 0, 0]).map(drop)
+}
+
+/// Closes every descriptor in `first..=last`.
+pub(crate) fn close_range(first: u32, last: u32) {
+    if first <= last {
+        let _ = call(libc::SYS_close_range, [first.into(), last.into(), 0, 0]);
+    }
+}
+
+/// dup2(2) to a number that is not known to be anybody's; it is not closed on exec.
+pub(crate) fn duplicate(fd: &OwnedFd, number: i32) -> io::Result<()> {
+    if fd.as_raw_fd() == number {
+        // dup2 would leave it as it is.
+        return call(libc::SYS_fcntl, [number as u64, libc::F_SETFD as u64, 0, 0]).map(drop);
+    }
+    call(libc::SYS_dup2, [fd.as_raw_fd() as u64, number as u64, 0, 0]).map(drop)
+}
+
+/// Sends a signal; a process that is gone needs none.
+pub(crate) fn kill(pid: pid_t, signal: c_int) {
+    let _ = call(libc::SYS_kill, [pid as u64, signal as u64, 0, 0]);
+}
+
+/// Sets every signal to its default, or (`ignore`) every one that can be to be ignored, and
+/// unblocks all.
+pub(crate) fn reset_signals(ignore: bool) {
+    for signal in 1..=64 {
+        if ignore && signal == libc::SIGCHLD {
+            continue;
+        }
+        let handler = if ignore { libc::SIG_IGN } else { libc::SIG_DFL };
+        // SAFETY: the two standard dispositions need no code of ours; SIGKILL, SIGSTOP and the
+        // C library's own signals are refused, which is as well.
+        unsafe { libc::signal(signal, handler) };
+    }
+    let none = 0u64;
+    // SAFETY: the set is a live word of the size that is given.
+    unsafe {
+        let set = &raw const none;
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, set, 0usize, 8usize);
+    }
+}
+
+/// The capabilities for choosing tids survive the next execve(2) ("ambient", capabilities(7)),
+/// as far as we have them.
+pub(crate) fn keep_tid_capabilities() {
+    let Ok([effective, permitted, mut inheritable]) = capabilities() else { return };
+    for capability in TID_CAPABILITIES {
+        inheritable |= permitted & 1 << capability;
+    }
+    if set_capabilities([effective, permitted, inheritable]).is_err() {
+        return;
+    }
+    for capability in TID_CAPABILITIES {
+        let raise = libc::PR_CAP_AMBIENT_RAISE as u64;
+        // One that we do not have cannot be raised; then the other serves, or nothing does.
+        let arguments = [libc::PR_CAP_AMBIENT as u64, raise, capability.into(), 0];
+        let _ = call(libc::SYS_prctl, arguments);
+    }
+}
+
+/// Whether this process may choose tids in its PID namespace, judged by its capabilities.
+pub(crate) fn may_choose_tids() -> bool {
+    capabilities().is_ok_and(|[effective, ..]| {
+        TID_CAPABILITIES.iter().any(|capability| effective & 1 << capability != 0)
+    })
+}
+
+/// Effective, permitted, inheritable (capget(2)).
+fn capabilities() -> io::Result<[u64; 3]> {
+    let header = [CAPABILITY_VERSION, 0];
+    let mut data = [0u32; 6];
+    // SAFETY: version 3 has a header of two words and data of two times three.
+    match unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr()) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok([0, 1, 2].map(|set| u64::from(data[set]) | u64::from(data[set + 3]) << 32)),
+    }
+}
+
+fn set_capabilities(sets: [u64; 3]) -> io::Result<()> {
+    let header = [CAPABILITY_VERSION, 0];
+    let data = capability_data(sets);
+    // SAFETY: as in `capabilities`; both are only read.
+    match unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// The kernel's form of three capability sets (effective, permitted, inheritable).
+fn capability_data(sets: [u64; 3]) -> [u32; 6] {
+    let [a, b, c] = sets;
+    [a as u32, b as u32, c as u32, (a >> 32) as u32, (b >> 32) as u32, (c >> 32) as u32]
+}
+
+/// Header and data of capset(2) as bytes, for a remote call: data begins at byte 8.
+pub(crate) fn capset_bytes(sets: [u64; 3]) -> Vec<u8> {
+    let words = [CAPABILITY_VERSION, 0].into_iter().chain(capability_data(sets));
+    words.flat_map(u32::to_le_bytes).collect()
+}
+
+/// execve(2) with one argument and no environment; returns only if that failed.
+pub(crate) fn execute(program: &CString) -> io::Error {
+    let arguments = [program.as_ptr(), ptr::null()];
+    let environment = [ptr::null()];
+    // SAFETY: three live C strings or null-terminated lists of them.
+    unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// mount(2) of a new procfs over /proc.
+pub(crate) fn mount_proc() -> io::Result<()> {
+    let (source, target) = (c"proc", c"/proc");
+    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    // SAFETY: C strings that are live; propagation is cut first, so that nothing leaks out.
+    let result = unsafe {
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        libc::mount(ptr::null(), c"/".as_ptr(), ptr::null(), private, ptr::null());
+        libc::mount(source.as_ptr(), target.as_ptr(), source.as_ptr(), flags, ptr::null())
+    };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Shared memory on which a family of processes meets: a step counter, arrivals, and the first
+/// failure.
+#[derive(Debug)]
+pub(crate) struct Board {
+    place: &'static Slots,
+}
+
+#[derive(Debug)]
+#[repr(C)]
+struct Slots {
+    step: AtomicU32,
+    arrived: AtomicU32,
+    errno: AtomicI32,
+    who: AtomicU32,
+    doing: AtomicU32,
+}
+
+impl Board {
+    pub(crate) fn new() -> io::Result<Self> {
+        let length = 4096;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        // SAFETY: a new mapping at an address of the kernel's choice disturbs nothing.
+        let at = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, -1, 0) };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the page is zero, which is a value of every slot, suitably aligned, and never
+        // unmapped (one page for each restart of a job, in a process made for one restart).
+        Ok(Self { place: unsafe { &*at.cast::<Slots>() } })
+    }
+
+    /// Child: says that this step is done.
+    pub(crate) fn arrive(&self) {
+        self.place.arrived.fetch_add(1, Ordering::SeqCst);
+        wake(&self.place.arrived);
+    }
+
+    /// Child: says what failed: the position of the process in the plan, what it was doing.
+    pub(crate) fn fail(&self, who: u32, doing: u32, error: &io::Error) {
+        self.place.who.store(who, Ordering::SeqCst);
+        self.place.doing.store(doing, Ordering::SeqCst);
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        self.place.errno.store(errno, Ordering::SeqCst);
+        self.arrive();
+    }
+
+    /// Child: waits until the maker has gone to `step`.
+    pub(crate) fn wait_for(&self, step: u32) {
+        loop {
+            let now = self.place.step.load(Ordering::SeqCst);
+            if now >= step {
+                return;
+            }
+            sleep_on(&self.place.step, now, Duration::from_secs(60));
+        }
+    }
+
+    /// Maker: starts the next step.
+    pub(crate) fn begin(&self, step: u32) {
+        self.place.arrived.store(0, Ordering::SeqCst);
+        self.place.step.store(step, Ordering::SeqCst);
+        wake(&self.place.step);
+    }
+
+    /// Maker: waits until so many have arrived.
+    ///
+    /// # Errors
+    ///
+    /// The first failure: who, what, and the error; or `ETIMEDOUT`.
+    pub(crate) fn gather(
+        &self,
+        count: u32,
+        timeout: Duration,
+    ) -> Result<(), (u32, u32, io::Error)> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let now = self.place.arrived.load(Ordering::SeqCst);
+            let errno = self.place.errno.load(Ordering::SeqCst);
+            let who = self.place.who.load(Ordering::SeqCst);
+            let doing = self.place.doing.load(Ordering::SeqCst);
+            if errno != 0 {
+                return Err((who, doing, io::Error::from_raw_os_error(errno)));
+            }
+            if now >= count {
+                return Ok(());
+            }
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                return Err((u32::MAX, 0, io::Error::from_raw_os_error(libc::ETIMEDOUT)));
+            };
+            sleep_on(&self.place.arrived, now, left);
+        }
+    }
+}
+
+fn wake(word: &AtomicU32) {
+    let everybody = i32::MAX;
+    // SAFETY: the word is live and shared; waking reads nothing.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, everybody) };
+}
+
+fn sleep_on(word: &AtomicU32, value: u32, timeout: Duration) {
+    let time = libc::timespec {
+        tv_sec: timeout.as_secs() as i64,
+        tv_nsec: i64::from(timeout.subsec_nanos()),
+    };
+    // SAFETY: the word and the time are live; a wake-up for no reason is expected by the callers.
+    unsafe {
+        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, &raw const time)
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn burnt_numbers_are_reaped() {
+        let first = burn().unwrap();
+        assert!(first > 0 && burn().unwrap() != first);
+        assert_eq!(reap(first).unwrap_err().raw_os_error(), Some(libc::ECHILD));
+    }
+}

@@ -1,0 +1,229 @@
+//! Tracees as types: a running one cannot be asked for its registers, and death is a value.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use libc::pid_t;
+
+use super::ptrace::{self, Status};
+use crate::error::{Error, Result};
+
+/// A task that was seized and is not known to be stopped.
+///
+/// Only a stopped task can be detached; one that never stops is let go by the kernel when the
+/// tracing thread ends, which is why a checkpoint runs in a thread of its own.
+#[derive(Debug)]
+pub(crate) struct Running {
+    tid: pid_t,
+    armed: bool,
+}
+
+/// A task that stands still in a ptrace stop. Dropping it lets it go on, untraced.
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    tid: pid_t,
+    /// It stands in a group stop (SIGSTOP and its like), not only in ours.
+    pub(crate) group_stop: bool,
+    armed: bool,
+}
+
+/// How an attempt to stop a task came out.
+#[derive(Debug)]
+pub(crate) enum Halt {
+    /// It stands.
+    Stopped(Stopped),
+    /// It has ended (or is a zombie).
+    Gone,
+    /// It did not come to a stop in time: uninterruptible, or waiting for its vfork child.
+    Late(Running),
+}
+
+/// True for the errors that mean "this task is no more".
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ECHILD))
+}
+
+impl Running {
+    /// Seizes a task (`PTRACE_SEIZE`); `None` if there is no such task any more.
+    ///
+    /// # Errors
+    ///
+    /// It is traced by somebody else, or we may not.
+    pub(crate) fn seize(tid: pid_t) -> Result<Option<Self>> {
+        match ptrace::seize(tid, libc::PTRACE_O_TRACESYSGOOD) {
+            Ok(()) => Ok(Some(Self { tid, armed: true })),
+            Err(e) if is_gone(&e) => Ok(None),
+            // EPERM is also what a zombie and a task in the middle of its death answer.
+            Err(e) if super::proc::is_dying(tid) => {
+                tracing::trace!(tid, error = %e, "dying task not seized");
+                Ok(None)
+            }
+            Err(e) => Err(Error::os(format!("cannot trace task {tid}"), e).help(
+                "a debugger or strace may hold it, or the process is not dumpable or not yours",
+            )),
+        }
+    }
+
+    /// A task that its tracee parent has just made: it is ours, and about to stop.
+    pub(crate) fn attached(tid: pid_t) -> Self {
+        Self { tid, armed: true }
+    }
+
+    /// Asks it to stop; see [`Self::halt`].
+    pub(crate) fn interrupt(&self) {
+        // A task that is gone is noticed in `halt`.
+        let _ = ptrace::interrupt(self.tid);
+    }
+
+    /// Waits until it stands, at most until `deadline`.
+    pub(crate) fn halt(mut self, deadline: Instant) -> Result<Halt> {
+        let mut tries = 0u32;
+        loop {
+            match ptrace::wait(self.tid, false) {
+                Ok(Some(Status::EventStop(signal))) => {
+                    let group_stop = signal != libc::SIGTRAP;
+                    self.armed = false;
+                    return Ok(Halt::Stopped(Stopped { tid: self.tid, group_stop, armed: true }));
+                }
+                // A signal on its way comes first; the stop that we asked for follows.
+                Ok(Some(Status::Signal(signal))) => drop(ptrace::cont(self.tid, signal)),
+                Ok(Some(Status::Syscall | Status::Event(_))) => drop(ptrace::cont(self.tid, 0)),
+                Ok(Some(Status::Ended(_))) => {
+                    self.armed = false;
+                    return Ok(Halt::Gone);
+                }
+                Ok(None) if Instant::now() >= deadline => return Ok(Halt::Late(self)),
+                Ok(None) => pause(&mut tries),
+                Err(e) if is_gone(&e) => {
+                    self.armed = false;
+                    return Ok(Halt::Gone);
+                }
+                Err(e) => return Err(Error::os(format!("cannot wait for task {}", self.tid), e)),
+            }
+        }
+    }
+}
+
+/// Yields at first, as a stop takes microseconds, then sleeps a little.
+fn pause(tries: &mut u32) {
+    *tries += 1;
+    if *tries < 50 {
+        std::thread::yield_now();
+    } else {
+        std::thread::sleep(Duration::from_micros(50));
+    }
+}
+
+impl Stopped {
+    /// A task in the making that stands already. Dropping it does not let it go: half made, it
+    /// must not run one instruction. See [`Self::release`].
+    pub(crate) fn adopt(tid: pid_t) -> Self {
+        Self { tid, group_stop: false, armed: false }
+    }
+
+    /// The same of a task that was waited for.
+    pub(crate) fn hold(mut self) -> Self {
+        self.armed = false;
+        self
+    }
+
+    /// Lets the task go on, untraced.
+    pub(crate) fn release(mut self) {
+        self.armed = true;
+    }
+
+    pub(crate) fn tid(&self) -> pid_t {
+        self.tid
+    }
+
+    /// Lets it run on for a moment, still seized.
+    pub(crate) fn resume(mut self) -> Result<Running> {
+        self.armed = false;
+        match ptrace::cont(self.tid, 0) {
+            Ok(()) => Ok(Running { tid: self.tid, armed: true }),
+            Err(e) => Err(Error::os(format!("cannot resume task {}", self.tid), e)),
+        }
+    }
+
+    pub(crate) fn registers(&self) -> Result<libc::user_regs_struct> {
+        ptrace::registers(self.tid).map_err(|e| self.failed("read the registers", e))
+    }
+
+    pub(crate) fn set_registers(&self, registers: &libc::user_regs_struct) -> Result<()> {
+        ptrace::set_registers(self.tid, registers).map_err(|e| self.failed("set the registers", e))
+    }
+
+    pub(crate) fn failed(&self, what: &str, error: io::Error) -> Error {
+        Error::os(format!("cannot {what} of task {}", self.tid), error)
+    }
+
+    /// Continues to the next stop, with `signal` delivered (0 for none).
+    pub(crate) fn step(&self, how: Step, signal: i32) -> Result<Status> {
+        let go = match how {
+            Step::Syscall => ptrace::syscall(self.tid, signal),
+            Step::Free => ptrace::cont(self.tid, signal),
+        };
+        go.map_err(|e| self.failed("resume the run", e))?;
+        match ptrace::wait(self.tid, true) {
+            Ok(Some(status)) => Ok(status),
+            Ok(None) => Err(self.failed("wait for the stop", io::ErrorKind::WouldBlock.into())),
+            Err(e) => Err(self.failed("wait for the stop", e)),
+        }
+    }
+
+    /// Brings it from any ptrace stop to a fresh `PTRACE_EVENT_STOP` without one instruction of
+    /// its own in between: there the kernel settles interrupted system calls when it goes on.
+    pub(crate) fn settle(&self) -> Result<()> {
+        ptrace::interrupt(self.tid).map_err(|e| self.failed("interrupt the run", e))?;
+        loop {
+            match self.step(Step::Free, 0)? {
+                Status::EventStop(_) => return Ok(()),
+                Status::Ended(_) => return Err(self.failed("stop the run", gone())),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// How far [`Stopped::step`] goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Step {
+    /// To the next entry or exit of a system call.
+    Syscall,
+    /// To the next event or signal.
+    Free,
+}
+
+pub(crate) fn gone() -> io::Error {
+    io::Error::from_raw_os_error(libc::ESRCH)
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        if self.armed {
+            let _ = ptrace::detach(self.tid, 0);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.armed {
+            return;
+        }
+        self.interrupt();
+        let deadline = Instant::now() + Duration::from_millis(100);
+        let mut tries = 0;
+        while Instant::now() < deadline {
+            match ptrace::wait(self.tid, false) {
+                Ok(Some(Status::Ended(_))) | Err(_) => return,
+                Ok(Some(status)) => {
+                    let signal = if let Status::Signal(signal) = status { signal } else { 0 };
+                    let _ = ptrace::detach(self.tid, signal);
+                    return;
+                }
+                Ok(None) => pause(&mut tries),
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Opens everything that the job had open, once, in the restorer; processes get copies.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::kinds::contents::reopen;
+use crate::kinds::file::{OpenFile, What, dead_end, open_with};
+use crate::kinds::memory::Backing;
+use crate::kinds::pipe::Keeper;
+use crate::snapshot::Snapshot;
+
+/// The open files of a job in the making.
+pub(crate) struct OpenFiles<'a> {
+    snapshot: &'a Snapshot,
+    mapped: Vec<OwnedFd>,
+    contents: Vec<OwnedFd>,
+    pipes: Vec<Keeper>,
+    files: Vec<OwnedFd>,
+}
+
+impl<'a> OpenFiles<'a> {
+    /// Opens what is mapped and makes the nameless files; their contents come with the pages.
+    pub(crate) fn for_memory(snapshot: &'a Snapshot) -> Result<Self> {
+        let mapped = snapshot.mapped.iter().map(|mapped| {
+            let flags = if mapped.writable { libc::O_RDWR } else { libc::O_RDONLY };
+            let path = Path::new(OsStr::from_bytes(&mapped.file.path));
+            open_with(path, flags).map_err(|e| {
+                Error::os(format!("cannot open {}, which the job maps", mapped.file.shown()), e)
+            })
+        });
+        Ok(Self {
+            snapshot,
+            mapped: mapped.collect::<Result<_>>()?,
+            contents: snapshot.contents.iter().map(|c| c.rebuild()).collect::<Result<_>>()?,
+            pipes: snapshot.pipes.iter().map(|p| p.rebuild()).collect::<Result<_>>()?,
+            files: Vec::new(),
+        })
+    }
+
+    /// Opens the open file descriptions. `outer` translates a process number of the job.
+    pub(crate) fn open(&mut self, cut: bool, outer: &dyn Fn(i32) -> Option<i32>) -> Result<()> {
+        for file in &self.snapshot.files {
+            let opened = self.opened(file, cut, outer)?;
+            file.locks.iter().try_for_each(|lock| lock.take(&opened))?;
+            self.files.push(opened);
+        }
+        Ok(())
+    }
+
+    fn opened(
+        &self,
+        file: &OpenFile,
+        cut: bool,
+        outer: &dyn Fn(i32) -> Option<i32>,
+    ) -> Result<OwnedFd> {
+        match &file.what {
+            What::Stdio(number) => stdio(*number),
+            What::Outside(_) => dead_end(file.flags)
+                .map_err(|e| Error::os("cannot make a pipe with one end closed", e)),
+            What::Named(named) => named.rebuild(file.flags, file.position, cut),
+            What::Content(index) => {
+                let index = *index as usize;
+                let content = self.snapshot.contents.get(index);
+                let content = content.ok_or_else(|| missing("nameless file"))?;
+                let fd = content.open(&self.contents[index], file.flags)?;
+                rustix::fs::seek(&fd, rustix::fs::SeekFrom::Start(file.position))
+                    .map_err(|e| Error::os(format!("cannot set the position in {content}"), e))?;
+                Ok(fd)
+            }
+            What::Pipe(index) => self
+                .pipes
+                .get(*index as usize)
+                .ok_or_else(|| missing("pipe"))?
+                .open(file.flags)
+                .map_err(|e| Error::os("cannot open a pipe of the job", e)),
+            What::Event(event) => {
+                let fd = event.rebuild(outer)?;
+                let flags = rustix::fs::OFlags::from_bits_retain(file.flags as u32);
+                rustix::fs::fcntl_setfl(&fd, flags)
+                    .map_err(|e| Error::os(format!("cannot set the flags of {event:?}"), e))?;
+                Ok(fd)
+            }
+        }
+    }
+
+    /// The descriptor to map an area from.
+    pub(crate) fn for_mapping(&self, backing: Backing) -> Result<BorrowedFd<'_>> {
+        let found = match backing {
+            Backing::File(index) => self.mapped.get(index as usize),
+            Backing::Content(index) => self.contents.get(index as usize),
+            Backing::Anonymous => None,
+        };
+        found.map(AsFd::as_fd).ok_or_else(|| missing("mapped file"))
+    }
+
+    /// The open file description of this index.
+    pub(crate) fn descriptor(&self, index: u32) -> Result<BorrowedFd<'_>> {
+        self.files.get(index as usize).map(AsFd::as_fd).ok_or_else(|| missing("open file"))
+    }
+
+    /// The nameless files, to be filled.
+    pub(crate) fn contents(&self) -> Result<Vec<File>> {
+        let again = |fd: &OwnedFd| fd.try_clone().map(File::from);
+        let files: std::io::Result<Vec<File>> = self.contents.iter().map(again).collect();
+        files.map_err(|e| Error::os("cannot copy a descriptor", e))
+    }
+
+    /// Seals the memfds that were sealed.
+    pub(crate) fn seal(&self) -> Result<()> {
+        self.snapshot.contents.iter().zip(&self.contents).try_for_each(|(c, fd)| c.seal(fd))
+    }
+}
+
+fn missing(what: &str) -> Error {
+    Error::new(ErrorKind::Damaged, format!("the image refers to a {what} that it does not list"))
+}
+
+/// The restorer's own descriptor in place of the launcher's: the very same open file description,
+/// as it was with the launcher's.
+fn stdio(number: u8) -> Result<OwnedFd> {
+    let own = match number {
+        0 => std::io::stdin().as_fd().try_clone_to_owned(),
+        1 => std::io::stdout().as_fd().try_clone_to_owned(),
+        _ => std::io::stderr().as_fd().try_clone_to_owned(),
+    };
+    own.or_else(|_| reopen(File::open("/dev/null")?.as_raw_fd(), libc::O_RDWR))
+        .map_err(|e| Error::os(format!("cannot hand on descriptor {number}"), e))
+}

@@ -1,0 +1,102 @@
+//! The ladder: ways to give processes their old numbers, tried in order.
+//!
+//! 1. `clone3(set_tid)`, for root and `CAP_CHECKPOINT_RESTORE`, where the numbers are free.
+//! 2. An own user and PID namespace: every number is free there.
+//! 3. Forking until the number comes by, where it is free.
+//! 4. Other numbers: refused, as programs and the C library remember their own.
+
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+
+use super::Pids;
+use super::body::Tids;
+use super::skeleton::{Choice, Recipe, Skeleton};
+use super::tree::{self, Outside};
+use crate::error::{Error, ErrorKind, Result};
+use crate::os::spawn;
+use crate::progress::{Event, Observer};
+use crate::snapshot::Snapshot;
+
+/// What came of it.
+pub(crate) struct Grown {
+    pub(crate) skeleton: Skeleton,
+    pub(crate) tids: Tids,
+}
+
+/// Climbs as far as needed, or takes the one rung that is asked for.
+pub(crate) fn climb(
+    snapshot: &Snapshot,
+    programs: &[(CString, u32)],
+    socket: (&OwnedFd, i32),
+    status: &OwnedFd,
+    wanted: Pids,
+    observer: &dyn Observer,
+) -> Result<Grown> {
+    let rungs = match wanted {
+        Pids::Auto => &[Pids::SetTid, Pids::Namespace, Pids::Cycle][..],
+        Pids::SetTid => &[Pids::SetTid],
+        Pids::Namespace => &[Pids::Namespace],
+        Pids::Cycle => &[Pids::Cycle],
+    };
+    let mut refused = Vec::new();
+    for &rung in rungs {
+        let grown = possible(snapshot, rung).and_then(|()| {
+            let namespace = rung == Pids::Namespace;
+            let outside = if namespace { Outside::Numbered } else { Outside::Inherited };
+            let tree = tree::plan(snapshot, outside)?;
+            let cycle = rung == Pids::Cycle;
+            Skeleton::grow(&Recipe {
+                tree: &tree,
+                choice: if cycle { Choice::Cycle } else { Choice::SetTid },
+                namespace,
+                clocks: (snapshot.host.monotonic, snapshot.host.boottime),
+                programs,
+                root: snapshot.launcher.root,
+                socket,
+                status,
+            })
+        });
+        match grown {
+            Ok(skeleton) => {
+                observer.event(Event::Chosen(format!("PIDs: {}", name(rung))));
+                let tids = if rung == Pids::Cycle { Tids::Cycled } else { Tids::Chosen };
+                return Ok(Grown { skeleton, tids });
+            }
+            Err(error) if error.kind() == ErrorKind::Damaged => return Err(error),
+            Err(error) => refused.push(format!("{}: {error}", name(rung))),
+        }
+    }
+    let what = format!(
+        "the job's processes cannot get their old numbers here, and other numbers are not safe \
+         ({})",
+        refused.join("; ")
+    );
+    Err(Error::new(ErrorKind::Unsupported, what)
+        .help("restart where user namespaces are allowed, or where those numbers are free"))
+}
+
+fn name(rung: Pids) -> &'static str {
+    match rung {
+        Pids::SetTid => "clone3(set_tid)",
+        Pids::Namespace => "own user and PID namespace",
+        Pids::Cycle => "fork until they come by",
+        Pids::Auto => "any way",
+    }
+}
+
+/// What can be told beforehand.
+fn possible(snapshot: &Snapshot, rung: Pids) -> Result<()> {
+    if rung == Pids::SetTid && !spawn::may_choose_tids() {
+        let what = "needs CAP_CHECKPOINT_RESTORE";
+        return Err(Error::new(ErrorKind::Permission, what));
+    }
+    if rung == Pids::Namespace {
+        return Ok(());
+    }
+    let tasks = snapshot.alive().flat_map(|(_, live)| live.tasks.iter().map(|task| task.tid));
+    let processes = snapshot.processes.iter().map(|process| process.pid);
+    match tasks.chain(processes).find(|&tid| spawn::in_use(tid)) {
+        Some(tid) => Err(Error::new(ErrorKind::Busy, format!("the number {tid} is in use"))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,230 @@
+//! Image → live tree: check the host, make the processes, fill them, compare, release.
+
+mod body;
+mod check;
+mod compare;
+mod files;
+mod ladder;
+mod pages;
+mod skeleton;
+mod sound;
+mod tree;
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use crate::error::{Error, Result};
+use crate::image;
+use crate::job::Job;
+use crate::kinds::call::Standing;
+use crate::kinds::file::What;
+use crate::progress::Observer;
+use crate::snapshot::{PageIndex, Snapshot};
+
+use body::Body;
+use files::OpenFiles;
+use ladder::Grown;
+use pages::Places;
+use skeleton::Skeleton;
+
+/// Which way the old PIDs come back (the ladder of `ARCHITECTURE.md`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pids {
+    /// The first rung that works.
+    #[default]
+    Auto,
+    /// `clone3(set_tid)` in the PID namespace we are in.
+    SetTid,
+    /// An own user and PID namespace.
+    Namespace,
+    /// Fork until the wanted number comes by.
+    Cycle,
+}
+
+/// How a job is brought back.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Rung of the PID ladder.
+    pub pids: Pids,
+    /// Cut files that the job only appended to back to their length at the checkpoint.
+    pub cut_appended: bool,
+    /// Threads that decode; 0 means one a core.
+    pub workers: usize,
+    /// Treat this kernel's vDSO as another one than the image's even if it is the same: the way
+    /// that restarts under another kernel take, to try it out.
+    pub patch_vdso: bool,
+}
+
+/// A job that runs again.
+#[derive(Debug)]
+pub struct Rebuilt {
+    /// The job, ready for further checkpoints.
+    pub job: Job,
+    /// PID, as seen from here, of the job's first process.
+    pub root: i32,
+    /// PIDs, as seen from here, of the processes in the process group that the launcher was in:
+    /// a terminal's signals go to these.
+    pub foreground: Vec<i32>,
+    /// Gives four bytes, the wait status (wait(2)) of the first process, when it ends; end of file
+    /// without them means that the stand-in died.
+    pub status: OwnedFd,
+    /// How long it took until the job ran.
+    pub total: Duration,
+    /// Bytes of memory and file contents put back.
+    pub bytes: u64,
+    /// The image it came from.
+    pub path: PathBuf,
+}
+
+/// Brings the job of `image` back. Must be called while this process has a single thread; blocks
+/// until the job runs. The stand-in (the job's parent) becomes a child of this process.
+///
+/// # Errors
+///
+/// On any failure nothing of the job is left running, and the image is untouched.
+pub fn rebuild(
+    image: &image::Reader,
+    options: &Options,
+    observer: &dyn Observer,
+) -> Result<Rebuilt> {
+    let started = Instant::now();
+    let snapshot = Snapshot::of(image)?;
+    let index = PageIndex::of(image)?;
+    sound::check(&snapshot)?;
+    check::host(image, &snapshot)?;
+    let programs = check::programs(&snapshot)?;
+
+    let pair =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
+    let (ours, theirs) = pair.map_err(|e| Error::os("cannot make a socket pair", e))?;
+    let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+    let (status, report) = pipe.map_err(|e| Error::os("cannot make a pipe", e))?;
+    let socket = (&theirs, socket_number(&snapshot));
+    let Grown { skeleton, tids } =
+        ladder::climb(&snapshot, &programs, socket, &report, options.pids, observer)?;
+    drop(report);
+
+    let outer: HashMap<i32, i32> =
+        skeleton.processes.iter().map(|&(i, pid)| (snapshot.processes[i].pid, pid)).collect();
+    let mut bodies = executed(&snapshot, &skeleton, (socket.1, &ours), options.patch_vdso)?;
+    let mut files = OpenFiles::for_memory(&snapshot)?;
+    for body in &bodies {
+        body.map(&files).map_err(|e| e.whose(body.process))?;
+    }
+    let bytes = pages::fill(
+        image,
+        &index,
+        &places(&snapshot, &bodies, &files)?,
+        options.workers,
+        observer,
+    )?;
+    files.open(options.cut_appended, &|pid| outer.get(&pid).copied())?;
+    for body in &mut bodies {
+        body.open(&files).and_then(|()| body.tasks(tids)).map_err(|e| e.whose(body.process))?;
+    }
+    watch(&snapshot, &bodies)?;
+    files.seal()?;
+    for body in &bodies {
+        body.finish().and_then(|()| compare::process(body)).map_err(|e| e.whose(body.process))?;
+    }
+    // Nothing of ours may stay open in between: a reader that waits for the end of a pipe would
+    // wait for us.
+    drop(files);
+    for body in &bodies {
+        body.arm().map_err(|e| e.whose(body.process))?;
+    }
+    for body in &bodies {
+        body.poise().map_err(|e| e.whose(body.process))?;
+    }
+    let mut standing = Standing::default();
+    bodies.iter().for_each(|body| body.note_calls(&mut standing));
+    bodies.into_iter().for_each(Body::release);
+
+    let launcher = &snapshot.launcher;
+    let in_front = snapshot
+        .processes
+        .iter()
+        .filter(|process| (process.group, process.session) == (launcher.group, launcher.session));
+    let foreground = in_front.filter_map(|process| outer.get(&process.pid).copied()).collect();
+    let root = outer.get(&launcher.root).copied().unwrap_or_default();
+    let stand_in = skeleton.stand_in;
+    skeleton.release();
+    let job = Job {
+        id: snapshot.id,
+        name: snapshot.name.clone(),
+        parent: stand_in,
+        root,
+        generation: image.header().generation,
+        standing,
+    };
+    let path = image.path().to_path_buf();
+    Ok(Rebuilt { job, root, foreground, status, total: started.elapsed(), bytes, path })
+}
+
+/// A descriptor number that no process of the job uses.
+fn socket_number(snapshot: &Snapshot) -> i32 {
+    let used: HashSet<i32> =
+        snapshot.alive().flat_map(|(_, live)| live.descriptors.iter().map(|d| d.fd)).collect();
+    (3..i32::MAX).find(|fd| !used.contains(fd)).unwrap_or(3)
+}
+
+/// Lets the processes execute their programs, and empties them.
+fn executed<'a>(
+    snapshot: &'a Snapshot,
+    skeleton: &Skeleton,
+    socket: (i32, &'a OwnedFd),
+    patch_vdso: bool,
+) -> Result<Vec<Body<'a>>> {
+    for &(_, pid) in &skeleton.processes {
+        body::seize(pid)?;
+    }
+    skeleton.execute();
+    for &(index, pid) in &skeleton.processes {
+        let process = &snapshot.processes[index];
+        if body::await_program(pid)?.is_none() {
+            let source = skeleton.failure().unwrap_or_else(crate::os::tracee::gone);
+            let live = process.live();
+            let program = live.map_or(&[][..], |live| &live.space.program);
+            let what = format!("cannot execute {}", String::from_utf8_lossy(program));
+            return Err(Error::os(what, source).whose(process));
+        }
+    }
+    let mut bodies = Vec::new();
+    for &(index, pid) in &skeleton.processes {
+        let process = &snapshot.processes[index];
+        if let Some(live) = process.live() {
+            let body = Body::executed(process, live, pid, socket, patch_vdso);
+            bodies.push(body.map_err(|e| e.whose(process))?);
+        }
+    }
+    Ok(bodies)
+}
+
+fn places<'a>(
+    snapshot: &Snapshot,
+    bodies: &'a [Body<'a>],
+    files: &OpenFiles<'_>,
+) -> Result<Places<'a>> {
+    let of = |pid: i32| bodies.iter().find(|body| body.process.pid == pid);
+    let bodies = snapshot.processes.iter().map(|process| of(process.pid)).collect();
+    Ok(Places { bodies, contents: files.contents()? })
+}
+
+/// Fills the epoll sets, each through a process that has it.
+fn watch(snapshot: &Snapshot, bodies: &[Body<'_>]) -> Result<()> {
+    for (index, file) in snapshot.files.iter().enumerate() {
+        let What::Event(event) = &file.what else { continue };
+        let holder = bodies.iter().find_map(|body| {
+            let found = body.live.descriptors.iter().find(|d| d.file == index as u32)?;
+            Some((body, found.fd))
+        });
+        if let Some((body, fd)) = holder {
+            body.watch(event, fd).map_err(|e| e.whose(body.process))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,454 @@
+//! Makes the processes: each with its number, parent, session and group, waiting to execute the
+//! program that it is to become.
+//!
+//! ```text
+//! restorer ─fork─▶ [init of the PID namespace ─▶] [session helper ─▶] stand-in ─▶ the job
+//! ```
+//!
+//! Every process walks its own part of the [`Tree`] and meets the others at the board's steps.
+
+use std::ffi::CString;
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::tree::{Index, Role, Tree};
+use crate::error::{Error, ErrorKind, Result};
+use crate::os::spawn::{self, Board, Fork};
+use crate::os::{clock, proc};
+
+/// Steps of the board, in order.
+mod step {
+    /// Everybody has been made; groups are joined.
+    pub(super) const JOIN: u32 = 1;
+    /// Helpers and zombies end.
+    pub(super) const END: u32 = 2;
+    /// The others execute their programs.
+    pub(super) const EXECUTE: u32 = 3;
+}
+
+/// How long the processes may take to a step.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// How numbers are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// By clone3(2).
+    SetTid,
+    /// By forking until the number comes by.
+    Cycle,
+}
+
+/// What is needed to make the processes.
+pub(crate) struct Recipe<'a> {
+    pub(crate) tree: &'a Tree,
+    pub(crate) choice: Choice,
+    /// An own user and PID namespace around the job.
+    pub(crate) namespace: bool,
+    /// Monotonic and boot time that the job is to see.
+    pub(crate) clocks: (i64, i64),
+    /// Program and personality of each of the snapshot's processes.
+    pub(crate) programs: &'a [(CString, u32)],
+    /// The job's first process, whose status the stand-in reports.
+    pub(crate) root: i32,
+    /// The socket that each process keeps, and the number that it gets there.
+    pub(crate) socket: (&'a OwnedFd, i32),
+    /// Where the stand-in reports.
+    pub(crate) status: &'a OwnedFd,
+}
+
+/// The processes, made and waiting. Dropping it ends them all.
+#[derive(Debug)]
+pub(crate) struct Skeleton {
+    /// Child of ours that all others descend from: the namespace's init, or the stand-in.
+    top: i32,
+    /// The stand-in, as seen from here.
+    pub(crate) stand_in: i32,
+    /// The snapshot's living processes, as seen from here: `(index, pid)`.
+    pub(crate) processes: Vec<(usize, i32)>,
+    /// The processes that end at once, as seen from here.
+    zombies: Vec<i32>,
+    board: Board,
+    alive: bool,
+}
+
+/// What a process was doing when it failed, for the message.
+const DOING: [&str; 8] = [
+    "make a child with the number",
+    "begin the session",
+    "join the group",
+    "execute the program",
+    "enter the time namespace",
+    "become the subreaper",
+    "set the personality",
+    "set up the namespace",
+];
+
+impl Skeleton {
+    /// Makes all processes of the recipe.
+    ///
+    /// # Errors
+    ///
+    /// With errno `EEXIST`/`EPERM`/`EAGAIN` in the source, another rung may do.
+    pub(crate) fn grow(recipe: &Recipe<'_>) -> Result<Self> {
+        let board = Board::new().map_err(|e| Error::os("cannot share memory", e))?;
+        let plan = Family { recipe, board: &board };
+        let top = plan.start()?;
+        let mut skeleton = Self {
+            top,
+            stand_in: top,
+            processes: Vec::new(),
+            zombies: Vec::new(),
+            board,
+            alive: true,
+        };
+        let count = recipe.tree.nodes.len() as u32;
+        skeleton.step(recipe, count)?;
+        skeleton.board.begin(step::JOIN);
+        skeleton.step(recipe, count)?;
+        skeleton.find(recipe)?;
+        skeleton.board.begin(step::END);
+        skeleton.await_zombies()?;
+        Ok(skeleton)
+    }
+
+    fn step(&self, recipe: &Recipe<'_>, count: u32) -> Result<()> {
+        self.board.gather(count, PATIENCE).map_err(|(who, doing, error)| {
+            let pid = recipe.tree.nodes.get(who as usize).and_then(|node| node.pid);
+            let doing = DOING.get(doing as usize).copied().unwrap_or("go on");
+            match pid {
+                Some(pid) => Error::os(format!("cannot {doing} (process {pid})"), error),
+                None => Error::os(format!("cannot {doing}"), error),
+            }
+        })
+    }
+
+    /// Which process, as seen from here, is which.
+    fn find(&mut self, recipe: &Recipe<'_>) -> Result<()> {
+        let all = std::iter::once(self.top).chain(proc::descendants(self.top));
+        let numbers: std::collections::HashMap<i32, i32> =
+            all.filter_map(|pid| Some((proc::inner_pid(pid).ok()?, pid))).collect();
+        for (index, node) in recipe.tree.nodes.iter().enumerate() {
+            let outer = node.pid.and_then(|pid| numbers.get(&pid).copied());
+            match (node.role, outer) {
+                (Role::Process(process), Some(pid)) => self.processes.push((process, pid)),
+                (Role::Process(_), None) => {
+                    let what = format!("process {:?} of the job is not there", node.pid);
+                    return Err(Error::new(ErrorKind::Internal, what));
+                }
+                (Role::Zombie(_), Some(pid)) => self.zombies.push(pid),
+                (Role::StandIn, Some(pid)) if index == recipe.tree.stand_in => self.stand_in = pid,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until those that are to be zombies are: one that ended later, while its parent's
+    /// dispositions are being set, would vanish.
+    fn await_zombies(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        for &pid in &self.zombies {
+            while !matches!(proc::stat(pid)?.state, 'Z' | 'X') {
+                if Instant::now() >= deadline {
+                    let what = format!("the new process {pid} does not end");
+                    return Err(Error::new(ErrorKind::Busy, what));
+                }
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets every process execute its program; the caller traces them and sees them stop there.
+    pub(crate) fn execute(&self) {
+        self.board.begin(step::EXECUTE);
+    }
+
+    /// What went wrong in a process that did not get to its program.
+    pub(crate) fn failure(&self) -> Option<io::Error> {
+        self.board.gather(0, Duration::ZERO).err().map(|(_, _, error)| error)
+    }
+
+    /// From here on the processes are on their own.
+    pub(crate) fn release(mut self) {
+        self.alive = false;
+    }
+}
+
+impl Drop for Skeleton {
+    fn drop(&mut self) {
+        if !self.alive {
+            return;
+        }
+        // Children first: the stand-in's death would send its orphans to us one by one.
+        let mut left = proc::descendants(self.top);
+        while !left.is_empty() {
+            left.iter().for_each(|&pid| spawn::kill(pid, libc::SIGKILL));
+            left = proc::descendants(self.top);
+            left.retain(|&pid| !proc::is_dying(pid));
+        }
+        spawn::kill(self.top, libc::SIGKILL);
+        let _ = spawn::reap(self.top);
+    }
+}
+
+/// The recipe as its processes see it.
+struct Family<'a> {
+    recipe: &'a Recipe<'a>,
+    board: &'a Board,
+}
+
+impl Family<'_> {
+    /// Restorer: makes the first process.
+    fn start(&self) -> Result<i32> {
+        let first = self.recipe.tree.first;
+        if !self.recipe.namespace {
+            let made = self
+                .make(first)
+                .map_err(|e| Error::os("cannot make the stand-in for the launcher", e))?;
+            return Ok(made);
+        }
+        let namespaces = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS;
+        let (ready, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|e| Error::os("cannot make a pipe", e))?;
+        let refused = |e| {
+            Error::os("cannot make a user and PID namespace", e).help(
+                "the system may forbid user namespaces (user.max_user_namespaces, \
+                 kernel.unprivileged_userns_clone, or the container's own profile)",
+            )
+        };
+        match spawn::fork(namespaces, None).map_err(refused)? {
+            Fork::Child => {
+                drop(go);
+                // One byte says that our ids are mapped; no byte, that all is off.
+                let mut byte = [0];
+                match rustix::io::read(&ready, &mut byte) {
+                    Ok(1) => self.init(),
+                    _ => spawn::exit(1),
+                }
+            }
+            Fork::Parent(pid) => {
+                let mapped = map_ids(pid);
+                if mapped.is_ok() {
+                    let _ = rustix::io::write(&go, b"g");
+                }
+                drop(go);
+                if mapped.is_err() {
+                    let _ = spawn::reap(pid);
+                }
+                mapped.map_err(refused)?;
+                Ok(pid)
+            }
+        }
+    }
+
+    /// The PID namespace's first process: makes the others, and reaps until none is left.
+    fn init(&self) -> ! {
+        spawn::reset_signals(true);
+        spawn::set_name(c"ckpt-init");
+        // Where that is not allowed the old /proc stays, in which /proc/self still works.
+        let _ = spawn::mount_proc();
+        let first = self.recipe.tree.first;
+        let node = &self.recipe.tree.nodes[first];
+        match (node.pid, node.role) {
+            // The launcher was a container's first process, and so is this one.
+            (Some(1), Role::StandIn) => self.live(first),
+            // Its session's leader was.
+            (Some(1), _) => match self.settle(first) {
+                Ok(()) => {
+                    self.board.arrive();
+                    self.board.wait_for(step::JOIN);
+                    self.board.arrive();
+                }
+                Err((who, doing, error)) => self.board.fail(who, doing, &error),
+            },
+            _ => {
+                if let Err(error) = self.make(first) {
+                    self.board.fail(first as u32, 0, &error);
+                }
+            }
+        }
+        forget_descriptors(&[]);
+        while spawn::reap_any().is_ok() {}
+        spawn::exit(0)
+    }
+
+    /// Makes the node with its number and returns that of the new process.
+    fn make(&self, index: Index) -> io::Result<i32> {
+        let node = &self.recipe.tree.nodes[index];
+        if node.orphan {
+            return self.make_orphan(index);
+        }
+        let fork = match (node.pid, self.recipe.choice) {
+            (None, _) => spawn::fork(0, None),
+            (Some(pid), Choice::SetTid) => spawn::fork(0, Some(pid)),
+            // The stand-in's number is a courtesy, not worth a search.
+            (Some(_), Choice::Cycle) if node.role == Role::StandIn => spawn::fork(0, None),
+            (Some(pid), Choice::Cycle) => spawn::fork_until(pid),
+        };
+        match fork {
+            Ok(Fork::Parent(pid)) => Ok(pid),
+            Ok(Fork::Child) => self.live(index),
+            // Outside a namespace the launcher's number may be taken: any other serves.
+            Err(_) if node.role == Role::StandIn && !self.recipe.namespace => {
+                match spawn::fork(0, None)? {
+                    Fork::Parent(pid) => Ok(pid),
+                    Fork::Child => self.live(index),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A process in between makes the node and ends, which leaves it to the stand-in.
+    fn make_orphan(&self, index: Index) -> io::Result<i32> {
+        let node = &self.recipe.tree.nodes[index];
+        let between = match spawn::fork(0, None)? {
+            Fork::Parent(pid) => pid,
+            Fork::Child => {
+                let fork = match (node.pid, self.recipe.choice) {
+                    (Some(pid), Choice::SetTid) => spawn::fork(0, Some(pid)),
+                    (Some(pid), Choice::Cycle) => spawn::fork_until(pid),
+                    (None, _) => spawn::fork(0, None),
+                };
+                match fork {
+                    Ok(Fork::Child) => self.live(index),
+                    Ok(Fork::Parent(_)) => spawn::exit(0),
+                    Err(error) => {
+                        self.board.fail(index as u32, 0, &error);
+                        spawn::exit(1)
+                    }
+                }
+            }
+        };
+        spawn::reap(between)?;
+        Ok(0)
+    }
+
+    /// A new process: makes its children, joins its group, and turns into what it is to be.
+    fn live(&self, index: Index) -> ! {
+        let node = &self.recipe.tree.nodes[index];
+        let who = index as u32;
+        if let Err((who, doing, error)) = self.settle(index) {
+            self.board.fail(who, doing, &error);
+            spawn::exit(1);
+        }
+        self.board.arrive();
+        self.board.wait_for(step::JOIN);
+        if let Some(group) = node.group.filter(|&group| Some(group) != node.pid)
+            && let Err(error) = spawn::join_group(group)
+        {
+            self.board.fail(who, 2, &error);
+            spawn::exit(1);
+        }
+        self.board.arrive();
+        self.board.wait_for(step::END);
+        match node.role {
+            Role::StandIn => self.stand_in(),
+            Role::Helper => spawn::exit(0),
+            Role::Zombie(status) => spawn::end_with(status),
+            Role::Process(process) => {
+                self.board.wait_for(step::EXECUTE);
+                let (doing, error) = self.execute(process);
+                self.board.fail(who, doing, &error);
+                spawn::exit(1)
+            }
+        }
+    }
+
+    /// Session, group leadership, children.
+    fn settle(&self, index: Index) -> Result<(), (u32, u32, io::Error)> {
+        let node = &self.recipe.tree.nodes[index];
+        let make = |child: Index| self.make(child).map_err(|e| (child as u32, 0, e));
+        let own = |doing: u32| move |error: io::Error| (index as u32, doing, error);
+        spawn::reset_signals(node.role == Role::StandIn);
+        for &child in &node.early {
+            make(child)?;
+        }
+        if node.leads_session {
+            spawn::new_session().map_err(own(1))?;
+        } else if node.group.is_some() && node.group == node.pid {
+            spawn::join_group(0).map_err(own(2))?;
+        }
+        if node.role == Role::StandIn {
+            spawn::become_subreaper().map_err(own(5))?;
+            enter_time_namespace(self.recipe.clocks).map_err(own(4))?;
+        }
+        for &child in &node.late {
+            make(child)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the job's processes, as the launcher did.
+    fn stand_in(&self) -> ! {
+        spawn::set_name(c"ckpt-stand-in");
+        forget_descriptors(&[self.recipe.status.as_raw_fd()]);
+        while let Ok((pid, status)) = spawn::reap_any() {
+            if pid == self.recipe.root {
+                let _ = rustix::io::write(self.recipe.status, &status.to_le_bytes());
+            }
+        }
+        spawn::exit(0)
+    }
+
+    fn execute(&self, process: usize) -> (u32, io::Error) {
+        let (program, personality) = &self.recipe.programs[process];
+        if let Err(error) = spawn::set_personality(*personality) {
+            return (6, error);
+        }
+        let (socket, number) = self.recipe.socket;
+        if let Err(error) = keep_only(socket, number) {
+            return (3, error);
+        }
+        spawn::keep_tid_capabilities();
+        (3, spawn::execute(program))
+    }
+}
+
+/// Closes all descriptors but the socket, which gets its number.
+fn keep_only(socket: &OwnedFd, number: i32) -> io::Result<()> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
+    spawn::duplicate(socket, number)?;
+    spawn::close_range(0, number as u32 - 1);
+    spawn::close_range(number as u32 + 1, u32::MAX);
+    Ok(())
+}
+
+/// Lets go of everything that the restorer had open, but these.
+fn forget_descriptors(keep: &[i32]) {
+    let mut first = 0;
+    let mut keep = keep.to_vec();
+    keep.sort_unstable();
+    for fd in keep {
+        if fd > 0 {
+            spawn::close_range(first, fd as u32 - 1);
+        }
+        first = fd as u32 + 1;
+    }
+    spawn::close_range(first, u32::MAX);
+}
+
+/// Children of this process see the clocks go on from the given times, where that can be had.
+fn enter_time_namespace((monotonic, boottime): (i64, i64)) -> io::Result<()> {
+    const CLONE_NEWTIME: i32 = 0x80;
+    if let Err(error) = spawn::unshare(CLONE_NEWTIME) {
+        tracing::info!(%error, "no time namespace: the monotonic clock jumps");
+        return Ok(());
+    }
+    let offsets = clock::offsets_for(monotonic, boottime);
+    let mut file = fs::OpenOptions::new().write(true).open("/proc/self/timens_offsets")?;
+    file.write_all(offsets.as_bytes())
+}
+
+/// Maps our own user and group id into the namespace of `pid`.
+fn map_ids(pid: i32) -> io::Result<()> {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
+    fs::write(format!("/proc/{pid}/uid_map"), format!("{uid} {uid} 1\n"))?;
+    fs::write(format!("/proc/{pid}/gid_map"), format!("{gid} {gid} 1\n"))
+}

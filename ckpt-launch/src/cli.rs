@@ -1,0 +1,236 @@
+//! The flags, each declared once, and what they mean together.
+//!
+//! The commands are built from the same groups ([`Talk`], [`Where`], [`Keeping`]), so that a flag
+//! has one name, one help text and one meaning everywhere.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ckpt_core::capture;
+use ckpt_core::job::JobId;
+use ckpt_core::{Error, Result};
+use clap::{Args, Parser, Subcommand};
+
+/// How much is said, and how.
+#[derive(Debug, Clone, Args)]
+pub struct Talk {
+    /// Say more about what is done; twice or three times for debugging
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, help_heading = "Output")]
+    pub verbose: u8,
+    /// Say nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Output")]
+    pub quiet: bool,
+    /// Write events and results as JSON, one object a line
+    #[arg(long, global = true, help_heading = "Output")]
+    pub json: bool,
+}
+
+/// Where images, control socket and lock are.
+#[derive(Debug, Clone, Args)]
+pub struct Where {
+    /// Checkpoint directory [default: $CKPT_DIR, else the current directory]
+    #[arg(long, value_name = "DIR")]
+    pub ckptdir: Option<PathBuf>,
+}
+
+impl Where {
+    /// The directory that was asked for: the flag, else `$CKPT_DIR`, else the current one.
+    pub fn directory(&self) -> PathBuf {
+        self.ckptdir.clone().unwrap_or_else(directory_by_default)
+    }
+}
+
+/// `$CKPT_DIR`, else the current directory.
+pub fn directory_by_default() -> PathBuf {
+    std::env::var_os("CKPT_DIR")
+        .filter(|dir| !dir.is_empty())
+        .map_or_else(|| ".".into(), PathBuf::from)
+}
+
+/// The absolute, symlink-free name of a directory that exists.
+///
+/// # Errors
+///
+/// When it doesn't exist or cannot be reached.
+pub fn absolute(dir: &Path) -> Result<PathBuf> {
+    dir.canonicalize().map_err(|e| {
+        Error::os(format!("cannot find the checkpoint directory {}", dir.display()), e)
+    })
+}
+
+/// When checkpoints are taken and what is kept of them.
+#[derive(Debug, Clone, Args)]
+pub struct Keeping {
+    /// Take a checkpoint every so often (seconds, or 90s, 5m, 2h); 0: only on request
+    #[arg(short, long, value_name = "SECONDS", default_value = "0", value_parser = parse_interval)]
+    pub interval: Duration,
+    /// Generations of a job that are kept on disk
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    pub keep: u32,
+    /// zstd compression level; 0 stores the bytes as they are
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(i32).range(-7..=22))]
+    pub level: i32,
+}
+
+impl Keeping {
+    /// The engine's options for checkpoints into `dir`.
+    pub fn options(&self, dir: &Path) -> capture::Options {
+        capture::Options {
+            dir: dir.to_path_buf(),
+            level: self.level,
+            keep: self.keep as usize,
+            ..capture::Options::default()
+        }
+    }
+
+    /// The interval, if there is one.
+    pub fn every(&self) -> Option<Duration> {
+        (!self.interval.is_zero()).then_some(self.interval)
+    }
+}
+
+/// Reads "300", "1.5", "90s", "5m", "2h" or "1d".
+fn parse_interval(text: &str) -> std::result::Result<Duration, String> {
+    let (number, unit) = match text.find(|c: char| c.is_ascii_alphabetic()) {
+        Some(at) => text.split_at(at),
+        None => (text, "s"),
+    };
+    let factor = match unit {
+        "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        "d" => 86400.0,
+        _ => return Err(format!("{unit:?} is no unit of time; use s, m, h or d")),
+    };
+    let number: f64 =
+        number.trim().parse().map_err(|_| "a number of seconds is wanted".to_owned())?;
+    Duration::try_from_secs_f64(number * factor).map_err(|e| e.to_string())
+}
+
+/// Run a job that can be checkpointed, and stay with it until it ends.
+///
+/// The exit status is the job's (128+n for signal n); 126 and 127 as in a shell when COMMAND cannot
+/// be run. Ctrl-C reaches the job, other signals are passed on to it. From within the job and from
+/// other shells, `ckpt checkpoint`, `ckpt status` and `ckpt kill` speak to it; `ckpt-restore`
+/// brings it back later.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Launch {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub keeping: Keeping,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub place: Where,
+    /// Preload an object that allows tracing where Yama (ptrace_scope) forbids it
+    /// [default PATH: libckpt_preload.so beside this program]
+    #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub preload: Option<OsString>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub talk: Talk,
+    /// The program to run, and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// Speak to running jobs, and look at checkpoint images.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Ckpt {
+    #[command(subcommand)]
+    #[allow(missing_docs)]
+    pub verb: Verb,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub talk: Talk,
+}
+
+/// Which running job is meant.
+#[derive(Debug, Clone, Args)]
+pub struct Which {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub place: Where,
+    /// Job id, 16 hex digits [default: $CKPT_JOB_ID, else the only one in the directory]
+    #[arg(long, value_name = "ID")]
+    pub job: Option<JobId>,
+}
+
+impl Which {
+    /// The wanted job, if one was named. `$CKPT_JOB_ID` goes with `$CKPT_DIR`: a directory given by
+    /// flag makes it void.
+    pub fn wanted(&self) -> Option<JobId> {
+        let from_environment = || {
+            let id = std::env::var("CKPT_JOB_ID").ok()?;
+            self.place.ckptdir.is_none().then(|| id.parse().ok())?
+        };
+        self.job.or_else(from_environment)
+    }
+}
+
+/// What `ckpt` is asked to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Take a checkpoint now; returns once the image is durable
+    Checkpoint(Which),
+    /// Say how a running job is doing
+    Status(Which),
+    /// Kill all of a running job (SIGKILL)
+    Kill(Which),
+    /// Show what is inside an image
+    Inspect {
+        /// An image, or a directory for the newest one in it [default: the checkpoint directory]
+        #[arg(value_name = "IMAGE|DIR")]
+        path: Option<PathBuf>,
+    },
+    /// Check every byte of an image
+    Verify {
+        /// An image, or a directory for all images in it [default: the checkpoint directory]
+        #[arg(value_name = "IMAGE|DIR")]
+        path: Option<PathBuf>,
+    },
+    /// List the images of a directory
+    List {
+        /// The directory [default: the checkpoint directory]
+        #[arg(value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn declarations_are_sound() {
+        Launch::command().debug_assert();
+        Ckpt::command().debug_assert();
+    }
+
+    #[test]
+    fn intervals() {
+        assert_eq!(parse_interval("0"), Ok(Duration::ZERO));
+        assert_eq!(parse_interval("1.5"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_interval("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(parse_interval("2h"), Ok(Duration::from_secs(7200)));
+        for bad in ["", "-1", "x", "5y", "nan", "inf", "1e300"] {
+            assert!(parse_interval(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_commands_own_flags_stay_its_own() {
+        let launch =
+            Launch::parse_from(["ckpt-launch", "-i", "5", "prog", "-i", "7", "--json", "--", "x"]);
+        assert_eq!(launch.keeping.interval, Duration::from_secs(5));
+        assert!(!launch.talk.json);
+        assert_eq!(launch.command, ["prog", "-i", "7", "--json", "--", "x"]);
+        let launch = Launch::parse_from(["ckpt-launch", "--", "-odd", "-v"]);
+        assert_eq!(launch.command, ["-odd", "-v"]);
+        assert!(Launch::try_parse_from(["ckpt-launch", "--bogus", "prog"]).is_err());
+    }
+}

@@ -1,0 +1,178 @@
+//! `ckpt inspect`, `ckpt verify`, `ckpt list`: what is on disk.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use ckpt_core::image::{Directory, Entry, Header, ImageId, Reader};
+use ckpt_core::{Error, ErrorKind, Result, snapshot};
+use serde_json::json;
+
+use crate::cli;
+use crate::commands::print;
+use crate::voice::{Relay, Voice};
+use crate::words;
+
+/// Shows what is inside one image.
+///
+/// # Errors
+///
+/// When there is none, or it is damaged.
+pub fn inspect(path: Option<&Path>, voice: &Voice) -> Result<()> {
+    let path = path.map_or_else(cli::directory_by_default, PathBuf::from);
+    let image = if path.is_dir() {
+        let mut on_bad = |_: &Path, error: &Error| voice.warn(format_args!("passed over: {error}"));
+        Directory::open(&path)?.newest_good(None, &mut on_bad)?
+    } else {
+        Reader::open(&path)?
+    };
+    let header = image.header();
+    if voice.json() {
+        let mut facts = facts(image.path(), header, image.file_len());
+        facts["blocks"] = image.blocks().into();
+        return print(&format!("{facts}\n"));
+    }
+    let parent = if header.parent == ImageId::NONE {
+        "none, it is complete".to_owned()
+    } else {
+        header.parent.to_string()
+    };
+    let lines = [
+        ("image", image.path().display().to_string()),
+        ("id", header.id.to_string()),
+        ("parent", parent),
+        ("job", header.job.to_string()),
+        ("generation", header.generation.to_string()),
+        ("created", words::moment_and_age(header.created / 1_000_000_000)),
+        ("size", format!("{} in {} blocks", words::bytes(image.file_len()), image.blocks())),
+        ("format", format!("version {}", header.version)),
+        ("machine", format!("{}, pages of {} bytes", machine(header.arch), header.page_size)),
+    ];
+    print(&lines.map(|(key, value)| format!("{key:<12} {value}\n")).concat())?;
+    print(&snapshot::describe(&image)?.to_string())
+}
+
+/// The name of an ELF machine number.
+fn machine(number: u16) -> String {
+    match number {
+        62 => "x86_64".to_owned(),
+        183 => "aarch64".to_owned(),
+        _ => format!("machine {number}"),
+    }
+}
+
+/// Checks every byte of one image, or of all in a directory.
+///
+/// # Errors
+///
+/// Those of the first image that is not right; all are looked at and named.
+pub fn verify(path: Option<&Path>, voice: &Voice) -> Result<()> {
+    let path = path.map_or_else(cli::directory_by_default, PathBuf::from);
+    if !path.is_dir() {
+        return verify_one(&path, voice);
+    }
+    let images = images_in(&path)?;
+    if images.is_empty() {
+        return Err(nothing_in(&path));
+    }
+    let mut first = None;
+    for image in images {
+        if let Err(error) = verify_one(&image.path, voice) {
+            // The last word, and the exit status, are the first failure's.
+            match first {
+                None => first = Some(error),
+                Some(_) => drop(voice.fail(&error)),
+            }
+        }
+    }
+    first.map_or(Ok(()), Err)
+}
+
+fn verify_one(path: &Path, voice: &Voice) -> Result<()> {
+    let begun = Instant::now();
+    let image = Reader::open(path)?;
+    let summary = {
+        let relay = Relay::new(voice, "verify", &mut []);
+        image.verify(&relay, 0)?
+    };
+    let time = begun.elapsed();
+    if voice.json() {
+        let mut facts = facts(path, image.header(), summary.bytes);
+        facts["good"] = true.into();
+        facts["blocks"] = summary.blocks.into();
+        facts["sections"] = summary.sections.into();
+        facts["bytes_plain"] = summary.plain.into();
+        facts["bytes_in_blocks"] = summary.stored.into();
+        return print(&format!("{facts}\n"));
+    }
+    if voice.quiet() {
+        return Ok(());
+    }
+    print(&format!(
+        "{}: good; {}, {} blocks, {} sections, {} of memory and files; {}, {}\n",
+        path.display(),
+        words::bytes(summary.bytes),
+        summary.blocks,
+        summary.sections,
+        words::bytes(summary.plain),
+        words::duration(time),
+        words::rate(summary.bytes, time)
+    ))
+}
+
+/// Lists the images of a directory, the newest first.
+///
+/// # Errors
+///
+/// When it can't be read, or holds none.
+pub fn list(dir: Option<&Path>, voice: &Voice) -> Result<()> {
+    let dir = dir.map_or_else(cli::directory_by_default, PathBuf::from);
+    let images = images_in(&dir)?;
+    if images.is_empty() {
+        return Err(nothing_in(&dir));
+    }
+    for Entry { path, header, bytes, .. } in images {
+        let line = match header {
+            Ok(header) if voice.json() => format!("{}\n", facts(&path, &header, bytes)),
+            Ok(header) => format!(
+                "{}  generation {:<5} {}  {:>10}  {}\n",
+                header.job,
+                header.generation,
+                words::moment(header.created / 1_000_000_000),
+                words::bytes(bytes),
+                path.display()
+            ),
+            Err(error) if voice.json() => {
+                let damage = error.to_string();
+                format!("{}\n", json!({ "path": path.to_string_lossy(), "damage": damage }))
+            }
+            Err(error) => format!("{}  not readable: {error}\n", path.display()),
+        };
+        print(&line)?;
+    }
+    Ok(())
+}
+
+fn images_in(dir: &Path) -> Result<Vec<Entry>> {
+    Directory::open(dir)?.images()
+}
+
+fn nothing_in(dir: &Path) -> Error {
+    Error::new(ErrorKind::NotFound, format!("there is no image in {}", dir.display()))
+}
+
+/// Bytes of a file, for display.
+pub fn size(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |meta| meta.len())
+}
+
+fn facts(path: &Path, header: &Header, size: u64) -> serde_json::Value {
+    json!({
+        "path": path.to_string_lossy(),
+        "job": header.job.to_string(),
+        "generation": header.generation,
+        "created": header.created as f64 / 1e9,
+        "size": size,
+        "version": header.version,
+        "page_size": header.page_size,
+    })
+}

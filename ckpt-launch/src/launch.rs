@@ -1,0 +1,123 @@
+//! `ckpt-launch`: starts the payload as a shell would have, and hands it to the supervisor.
+//!
+//! Same session, process group, terminal, descriptors, signal mask and ignored signals; two
+//! variables more in the environment, by which `ckpt` inside the job finds it.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ckpt_core::image::Directory;
+use ckpt_core::job::{Job, JobId};
+use ckpt_core::{Error, ErrorKind, Result};
+
+use crate::cli::{self, Launch};
+use crate::control::place::{Ownership, Place};
+use crate::control::protocol::Event;
+use crate::control::server::Server;
+use crate::root::Root;
+use crate::signals::Signals;
+use crate::supervisor::{Begun, Supervisor};
+use crate::voice::Voice;
+
+/// Runs the job; gives the exit status.
+pub fn run(args: &Launch) -> u8 {
+    let voice = Voice::new("ckpt-launch", &args.talk);
+    launch(args, &voice).unwrap_or_else(|(code, error)| {
+        voice.fail(&error);
+        code
+    })
+}
+
+/// An exit status that isn't the error's own, with the error.
+type Failure = (u8, Error);
+
+fn ordinary(error: Error) -> Failure {
+    (error.kind().exit_code(), error)
+}
+
+fn launch(args: &Launch, voice: &Voice) -> Result<u8, Failure> {
+    let dir = checkpoint_directory(&args.place.directory()).map_err(ordinary)?;
+    let [program, arguments @ ..] = args.command.as_slice() else {
+        return Err(ordinary(Error::new(ErrorKind::Usage, "there is no COMMAND")));
+    };
+    let preload = args.preload.as_ref().map(preload).transpose().map_err(ordinary)?;
+    let signals = Signals::take(false).map_err(ordinary)?;
+    become_subreaper().map_err(ordinary)?;
+
+    let id = JobId::random();
+    let mut ownership = Ownership::take(Place { dir: dir.clone(), job: id }).map_err(ordinary)?;
+    let server = Server::new(ownership.listen().map_err(ordinary)?);
+
+    let mut command = Command::new(program);
+    command.args(arguments).env("CKPT_DIR", &dir).env("CKPT_JOB_ID", id.to_string());
+    if let Some(preload) = preload {
+        command.env("LD_PRELOAD", preload).env("CKPT_LAUNCHER_PID", std::process::id().to_string());
+    }
+    signals.inherited().hand_down(&mut command);
+    let child = command.spawn().map_err(|e| cannot_run(program, e))?;
+    let pid = child.id().cast_signed();
+
+    let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
+    let parent = std::process::id().cast_signed();
+    let job = Job::new(id, name.clone(), parent, pid);
+    tracing::info!(job = %id, pid, dir = %dir.display(), "launched");
+    let dir_text = dir.to_string_lossy().into_owned();
+    voice.event(&Event::Launched { job: id.to_string(), name, pid, dir: dir_text });
+
+    let begun = Begun { job, root: Root::Child(pid), from: None };
+    let (options, interval) = (args.keeping.options(&dir), args.keeping.every());
+    Ok(Supervisor::new(voice, signals, (ownership, server), begun, options, interval).run())
+}
+
+/// Makes the checkpoint directory if need be, and gives its absolute name.
+///
+/// # Errors
+///
+/// When it cannot be made.
+pub fn checkpoint_directory(dir: &Path) -> Result<PathBuf> {
+    Directory::create(dir)?;
+    cli::absolute(dir)
+}
+
+/// Has orphans of the job become our children: they stay in the job.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub fn become_subreaper() -> Result<()> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(|e| Error::os("cannot become the reaper of the job's orphans", e))
+}
+
+/// The shell's exit statuses: 127 where there is no such program, 126 where it doesn't run.
+fn cannot_run(program: &OsString, error: io::Error) -> Failure {
+    let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+    (code, Error::os(format!("cannot run {}", program.display()), error))
+}
+
+/// The value for `LD_PRELOAD`.
+fn preload(path: &OsString) -> Result<OsString> {
+    let path = if path.is_empty() {
+        let own = std::env::current_exe().map_err(|e| Error::os("cannot find this program", e))?;
+        own.with_file_name("libckpt_preload.so")
+    } else {
+        PathBuf::from(path)
+    };
+    let path = path
+        .canonicalize()
+        .map_err(|e| Error::os(format!("cannot preload {}", path.display()), e))?;
+    if path.as_os_str().as_encoded_bytes().iter().any(|b| b" :\t\n".contains(b)) {
+        let what = format!("cannot preload {}", path.display());
+        return Err(
+            Error::new(ErrorKind::Usage, what).help("its name must hold no blank and no colon")
+        );
+    }
+    let mut value = path.into_os_string();
+    if let Some(others) = std::env::var_os("LD_PRELOAD").filter(|others| !others.is_empty()) {
+        value.push(":");
+        value.push(others);
+    }
+    Ok(value)
+}

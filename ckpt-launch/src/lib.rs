@@ -1,0 +1,23 @@
+//! What stands around a running job: the part that `ckpt-launch`, `ckpt-restore` and `ckpt` share.
+//!
+//! ```text
+//! cli ──▶ launch  ──▶ supervisor ◀──signals── signals      (one loop, one thread)
+//!   └───▶ commands ──▶ control::client ══socket══▶ control::server ──▶ supervisor
+//!                                                     supervisor ──▶ ckpt_core::capture
+//! ```
+//!
+//! `ckpt-restore` enters at the supervisor with another [`root::Root`]. Everything that is said to
+//! a human or a script goes through [`voice`].
+
+pub mod cli;
+pub mod commands;
+pub mod control;
+pub mod images;
+pub mod launch;
+pub mod os;
+pub mod root;
+pub mod signals;
+pub mod supervisor;
+pub mod tree;
+pub mod voice;
+pub mod words;

@@ -1,0 +1,102 @@
+//! The few things that the safe interfaces don't offer: all of this crate's `unsafe`.
+//!
+//! What the payload must find as we found it (signal mask, ignored signals) is recorded here, and
+//! put back in the child between fork and exec.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::sys::signal::SigSet;
+
+/// Whether SIGPIPE was ignored when the program began. Rust's runtime ignores it before `main`, so
+/// it must be looked at earlier.
+static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn look_at_sigpipe() {
+    SIGPIPE_WAS_IGNORED.store(is_ignored(libc::SIGPIPE), Ordering::Relaxed);
+}
+
+// SAFETY: the loader calls each entry of .init_array once, before main, with C's calling
+// convention; the function ignores the arguments and does one sigaction and one store.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static LOOK_AT_SIGPIPE: extern "C" fn() = look_at_sigpipe;
+
+/// The signal state that we were started with, and that the payload gets.
+#[derive(Debug, Clone, Copy)]
+pub struct Inherited {
+    mask: SigSet,
+    sigchld_ignored: bool,
+    sigpipe_ignored: bool,
+}
+
+impl Inherited {
+    /// What was inherited, given the mask as it was; ends an inherited "ignore" of SIGCHLD, under
+    /// which children could not be waited for.
+    pub fn with_mask(mask: SigSet) -> Self {
+        let sigchld_ignored = is_ignored(libc::SIGCHLD);
+        if sigchld_ignored {
+            // SAFETY: setting a disposition to the default has no memory effects.
+            unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+        }
+        let sigpipe_ignored = SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed);
+        Self { mask, sigchld_ignored, sigpipe_ignored }
+    }
+
+    /// Makes `command` start with this state.
+    pub fn hand_down(self, command: &mut Command) {
+        let disposition = |ignored| if ignored { libc::SIG_IGN } else { libc::SIG_DFL };
+        // SAFETY: the closure runs between fork and exec and does nothing but system calls that
+        // are async-signal-safe, on a copy of plain data.
+        unsafe {
+            command.pre_exec(move || {
+                libc::signal(libc::SIGCHLD, disposition(self.sigchld_ignored));
+                libc::signal(libc::SIGPIPE, disposition(self.sigpipe_ignored));
+                self.mask.thread_set_mask().map_err(io::Error::from)
+            });
+        }
+    }
+}
+
+/// Whether this process ignores `signal`.
+pub fn is_ignored(signal: i32) -> bool {
+    // SAFETY: sigaction is plain data, for which all zeroes are valid; with a null new action the
+    // call only writes the current one to `old`.
+    unsafe {
+        let mut old: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &mut old) == 0
+            && old.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// The set of `signals`, real-time ones included, for which nix has no name.
+pub fn signal_set(signals: impl Iterator<Item = i32>) -> SigSet {
+    let mut set = SigSet::empty();
+    for signal in signals {
+        // SAFETY: `raw` is a valid set; sigaddset changes it or fails on a bad number.
+        unsafe {
+            let mut raw = *set.as_ref();
+            libc::sigaddset(&mut raw, signal);
+            set = SigSet::from_sigset_t_unchecked(raw);
+        }
+    }
+    set
+}
+
+/// kill(2) with any signal number, real-time ones included.
+///
+/// # Errors
+///
+/// Those of kill(2).
+pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    if pid <= 0 {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: a system call on two integers.
+    match unsafe { libc::kill(pid, signal) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

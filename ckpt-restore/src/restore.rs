@@ -1,0 +1,117 @@
+//! From the choice of an image to the supervisor.
+//!
+//! The lock is taken before anything is rebuilt, so that no job runs twice; signals are held back
+//! until the job runs, then passed on to it.
+
+use ckpt_core::rebuild::{self, Rebuilt};
+use ckpt_core::{Error, ErrorKind, Result};
+use ckpt_launch::control::place::{Ownership, Place};
+use ckpt_launch::control::protocol::{Event, Last};
+use ckpt_launch::control::server::Server;
+use ckpt_launch::root::Root;
+use ckpt_launch::signals::Signals;
+use ckpt_launch::supervisor::{Begun, Supervisor};
+use ckpt_launch::voice::{Relay, Voice};
+use ckpt_launch::{images, launch, words};
+
+use crate::choose::{self, Choice};
+use crate::cli::Restore;
+
+/// Brings the job back and stays with it; gives the exit status.
+pub fn run(args: &Restore) -> u8 {
+    let voice = Voice::new("ckpt-restore", &args.talk);
+    restore(args, &voice).unwrap_or_else(|error| voice.fail(&error))
+}
+
+fn restore(args: &Restore, voice: &Voice) -> Result<u8> {
+    let mut choice = Choice::of(args)?;
+    let dir = choose::home(args, &choice)?;
+    // The first failure is the one to report if nothing better is found.
+    let mut damage: Option<Error> = None;
+    loop {
+        let image = match (choice.open(args, voice), damage.take()) {
+            (Ok(image), _) => image,
+            (Err(error), Some(damage)) if error.kind() == ErrorKind::NotFound => {
+                return Err(damage);
+            }
+            (Err(error), _) => return Err(error),
+        };
+        let header = image.header();
+        let (job, generation, created) = (header.job, header.generation, header.created);
+        let mut ownership = Ownership::take(Place { dir: dir.clone(), job })?;
+        let signals = Signals::take(true)?;
+        launch::become_subreaper()?;
+        let server = Server::new(ownership.listen()?);
+
+        let options = rebuild::Options {
+            pids: args.pids.into(),
+            cut_appended: args.cut_appended,
+            ..rebuild::Options::default()
+        };
+        let result = {
+            let relay = Relay::new(voice, "restore", &mut []);
+            rebuild::rebuild(&image, &options, &relay)
+        };
+        match result {
+            Ok(rebuilt) => {
+                let from = Last {
+                    generation,
+                    at: created / 1_000_000_000,
+                    path: rebuilt.path.to_string_lossy().into_owned(),
+                    bytes_stored: images::size(&rebuilt.path),
+                    frozen_s: None,
+                    total_s: None,
+                };
+                say(voice, &rebuilt, generation);
+                let begun = begun(rebuilt, from);
+                let (options, interval) = (args.keeping.options(&dir), args.keeping.every());
+                let control = (ownership, server);
+                return Ok(Supervisor::new(voice, signals, control, begun, options, interval).run());
+            }
+            Err(error) if error.kind() == ErrorKind::Damaged => {
+                match choice.without(image.path(), job, voice) {
+                    Some(next) => {
+                        voice.warn(format_args!("{error}; the generation before it is tried"));
+                        choice = next;
+                        damage = Some(error);
+                    }
+                    None => return Err(error),
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn begun(rebuilt: Rebuilt, from: Last) -> Begun {
+    let root = Root::Restored {
+        stand_in: rebuilt.job.parent,
+        pid: rebuilt.root,
+        foreground: rebuilt.foreground,
+        status: rebuilt.status,
+    };
+    Begun { job: rebuilt.job, root, from: Some(from) }
+}
+
+fn say(voice: &Voice, rebuilt: &Rebuilt, generation: u64) {
+    let event = Event::Restored {
+        job: rebuilt.job.id.to_string(),
+        name: rebuilt.job.name.clone(),
+        pid: rebuilt.root,
+        generation,
+        path: rebuilt.path.to_string_lossy().into_owned(),
+        bytes: rebuilt.bytes,
+        total_s: rebuilt.total.as_secs_f64(),
+    };
+    voice.say(
+        &event,
+        format_args!(
+            "generation {generation} of {} runs again: {}, {}, {}, {}",
+            rebuilt.job.name,
+            words::duration(rebuilt.total),
+            words::bytes(rebuilt.bytes),
+            words::rate(rebuilt.bytes, rebuilt.total),
+            rebuilt.path.display()
+        ),
+    );
+}

@@ -1,0 +1,107 @@
+//! Our binaries and the compiled payloads, in a folder that every user can read.
+
+use std::collections::hash_map::DefaultHasher;
+use std::fs::{self, File};
+use std::hash::{Hash, Hasher};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::UNIX_EPOCH;
+
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::payload::ALL;
+
+const BINARIES: [&str; 3] = ["ckpt-launch", "ckpt", "ckpt-restore"];
+
+/// Where everything is.
+#[derive(Debug)]
+pub struct Tools {
+    /// `ckpt-launch`.
+    pub launch: PathBuf,
+    /// `ckpt`.
+    pub ckpt: PathBuf,
+    /// `ckpt-restore`.
+    pub restore: PathBuf,
+    /// The folder of the payloads.
+    pub payloads: PathBuf,
+    /// The folder of it all.
+    pub folder: PathBuf,
+}
+
+/// The tools, gathered on first use.
+///
+/// # Panics
+///
+/// When the workspace's binaries have not been built.
+pub fn tools() -> &'static Tools {
+    static TOOLS: OnceLock<Tools> = OnceLock::new();
+    TOOLS.get_or_init(gather)
+}
+
+fn gather() -> Tools {
+    // target/PROFILE/deps/this-test
+    let own = std::env::current_exe().expect("a program knows its name");
+    let built = own.parent().and_then(Path::parent).expect("cargo's folders").to_path_buf();
+    for name in BINARIES {
+        let path = built.join(name);
+        assert!(path.exists(), "{} is missing; `cargo xtask test` builds it", path.display());
+    }
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("payloads");
+    let uid = nix::unistd::geteuid().as_raw();
+    let name = format!("ckpt-tests-{uid}-{:016x}", fingerprint(&built, &sources));
+    let folder = std::env::temp_dir().join(name);
+    let ready = folder.join("ready");
+
+    // One test process makes it, the others wait for that.
+    let lock_name = std::env::temp_dir().join(format!("ckpt-tests-{uid}.lock"));
+    let lock = File::create(&lock_name).expect("a lock file can be made");
+    let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, e)| e);
+    let _lock = lock.expect("a lock can be had");
+    if !ready.exists() {
+        make(&built, &sources, &folder);
+        File::create(&ready).expect("the folder is ours");
+    }
+    let owner = fs::symlink_metadata(&folder).expect("it is there").uid();
+    assert_eq!(owner, uid, "{} belongs to somebody else", folder.display());
+    Tools {
+        launch: folder.join("ckpt-launch"),
+        ckpt: folder.join("ckpt"),
+        restore: folder.join("ckpt-restore"),
+        payloads: folder.join("payloads"),
+        folder,
+    }
+}
+
+fn make(built: &Path, sources: &Path, folder: &Path) {
+    let payloads = folder.join("payloads");
+    fs::create_dir_all(&payloads).expect("the folder can be made");
+    for name in BINARIES.iter().chain(&["libckpt_preload.so"]) {
+        let from = built.join(name);
+        if from.exists() {
+            fs::copy(&from, folder.join(name)).expect("binaries can be copied");
+        }
+    }
+    for payload in ALL {
+        payload.build(sources, &payloads);
+    }
+    for path in [folder, &payloads] {
+        let open = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(path, open).expect("the folder is ours");
+    }
+}
+
+/// Changes whenever a binary or a payload's source does.
+fn fingerprint(built: &Path, sources: &Path) -> u64 {
+    let mut files: Vec<PathBuf> = BINARIES.iter().map(|name| built.join(name)).collect();
+    let entries = fs::read_dir(sources).expect("the payloads are there");
+    files.extend(entries.flatten().map(|entry| entry.path()));
+    files.sort();
+    let mut hasher = DefaultHasher::new();
+    for file in files {
+        let meta = fs::metadata(&file).expect("it was just seen");
+        let time = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+        (&file, meta.len(), time).hash(&mut hasher);
+    }
+    hasher.finish()
+}
