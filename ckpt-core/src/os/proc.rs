@@ -123,6 +123,12 @@ pub(crate) fn is_dying(tid: i32) -> bool {
     stat(tid).map_or(true, |stat| matches!(stat.state, 'Z' | 'X' | 'x'))
 }
 
+/// Whether a task is the first of its process; of one that is no more that is as good as true.
+pub(crate) fn is_leader(tid: i32) -> bool {
+    let leader = status_field(tid, "Tgid").ok().flatten().and_then(|word| word.parse().ok());
+    leader.is_none_or(|leader: i32| leader == tid)
+}
+
 /// The number of a process or task in the innermost PID namespace that it is in.
 pub(crate) fn inner_pid(pid: i32) -> Result<i32> {
     let numbers = status_field(pid, "NSpid")?.unwrap_or_default();

@@ -6,6 +6,8 @@ use std::mem::{MaybeUninit, size_of};
 
 use libc::{c_int, c_uint, c_void, pid_t, siginfo_t, user_regs_struct};
 
+use super::proc;
+
 /// `NT_X86_XSTATE` of elf(5).
 const NT_X86_XSTATE: usize = 0x202;
 const PTRACE_PEEKSIGINFO_SHARED: u32 = 1;
@@ -197,17 +199,27 @@ pub(crate) fn rseq(tid: pid_t) -> io::Result<RseqConfiguration> {
 
 /// waitid(2) for one task; `None` if it has nothing to say (only without `block`).
 ///
-/// A death is only looked at: the status belongs to whoever waits for the job's processes, and a
-/// tracer that is the parent, too, would take it away.
+/// A process' death is only looked at: the status belongs to whoever waits for the job's processes,
+/// and a tracer that is the parent, too, would take it away. Another thread's death is told to its
+/// tracer alone, and its process cannot end before that has been heard.
 pub(crate) fn wait(tid: pid_t, block: bool) -> io::Result<Option<Status>> {
     let hang = if block { 0 } else { libc::WNOHANG };
     let Some(found) = waitid(tid, libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT | hang)? else {
         return Ok(None);
     };
     if let Status::Ended(_) = found {
+        if !proc::is_leader(tid) {
+            bury(tid)?;
+        }
         return Ok(Some(found));
     }
     waitid(tid, libc::WSTOPPED | libc::WNOHANG)
+}
+
+/// Waits for a tracee or child that has been killed to end, and takes note of its death. A dead
+/// tracee is its parent's only after that.
+pub(crate) fn bury(tid: pid_t) -> io::Result<()> {
+    waitid(tid, libc::WEXITED).map(drop)
 }
 
 fn waitid(tid: pid_t, flags: c_int) -> io::Result<Option<Status>> {

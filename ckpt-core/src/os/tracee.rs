@@ -92,7 +92,11 @@ impl Running {
                     self.armed = false;
                     return Ok(Halt::Gone);
                 }
-                Ok(None) if Instant::now() >= deadline => return Ok(Halt::Late(self)),
+                Ok(None) if Instant::now() >= deadline => {
+                    // A leader that has ended before its process' other tasks says nothing.
+                    self.armed = !super::proc::is_dying(self.tid);
+                    return Ok(if self.armed { Halt::Late(self) } else { Halt::Gone });
+                }
                 Ok(None) => pause(&mut tries),
                 Err(e) if is_gone(&e) => {
                     self.armed = false;
@@ -225,5 +229,48 @@ impl Drop for Running {
                 Ok(None) => pause(&mut tries),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::os::proc;
+
+    /// A process whose two tasks come to their end while they are traced.
+    #[test]
+    fn a_process_with_threads_ends_under_the_tracer() {
+        let script = "import sys, threading\n\
+                      t = threading.Thread(target=sys.stdin.read)\n\
+                      t.start()\n\
+                      print('ready', flush=True)\n\
+                      t.join()\n";
+        let mut python = Command::new("/usr/bin/python3");
+        python.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = python.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let tids = proc::tasks(child.id() as i32).unwrap();
+        assert_eq!(tids.len(), 2);
+        let seized: Vec<Running> =
+            tids.iter().map(|&tid| Running::seize(tid).unwrap().unwrap()).collect();
+        drop(child.stdin.take());
+
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut left = seized;
+        while !left.is_empty() && Instant::now() < deadline {
+            left = left
+                .into_iter()
+                .filter_map(|running| match running.halt(Instant::now()).unwrap() {
+                    Halt::Late(running) => Some(running),
+                    Halt::Stopped(_) | Halt::Gone => None,
+                })
+                .collect();
+        }
+        assert!(left.is_empty(), "{left:?} did not end");
+        assert!(child.wait().unwrap().code().is_some(), "the status is the parent's");
     }
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::tree::{Index, Role, Tree};
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::spawn::{self, Board, Fork};
-use crate::os::{clock, proc};
+use crate::os::{clock, proc, ptrace};
 
 /// Steps of the board, in order.
 mod step {
@@ -182,12 +182,18 @@ impl Drop for Skeleton {
         if !self.alive {
             return;
         }
-        // Children first: the stand-in's death would send its orphans to us one by one.
+        // Children first: the stand-in's death would send its orphans to us one by one. They are
+        // our tracees, and as long as one has not been buried its parent, too, cannot end.
+        let is_left = |pid: &i32| !proc::is_dying(*pid) || ptrace::bury(*pid).is_ok();
         let mut left = proc::descendants(self.top);
         while !left.is_empty() {
             left.iter().for_each(|&pid| spawn::kill(pid, libc::SIGKILL));
+            for &pid in &left {
+                let tasks = proc::tasks(pid).unwrap_or_default();
+                tasks.iter().skip(1).for_each(|&tid| drop(ptrace::bury(tid)));
+            }
             left = proc::descendants(self.top);
-            left.retain(|&pid| !proc::is_dying(pid));
+            left.retain(is_left);
         }
         spawn::kill(self.top, libc::SIGKILL);
         let _ = spawn::reap(self.top);
