@@ -2,6 +2,7 @@
 
 pub(crate) mod files;
 pub(crate) mod freeze;
+mod gate;
 pub(crate) mod plan;
 pub(crate) mod processes;
 pub(crate) mod refuse;
@@ -16,6 +17,8 @@ use crate::job::Job;
 use crate::os::{clock, cpu, elf};
 use crate::progress::{Event, Observer};
 use crate::snapshot::{Host, PAGES, PageIndex, SNAPSHOT, Snapshot};
+
+pub use gate::{Alone, Gate, Step};
 
 use files::Collector;
 use plan::Plan;
@@ -35,6 +38,8 @@ pub struct Options {
     pub freeze_timeout: Duration,
     /// Threads that read and compress; 0 means one a core.
     pub workers: usize,
+    /// The new generation is at least this one.
+    pub generation: u64,
 }
 
 impl Default for Options {
@@ -45,6 +50,7 @@ impl Default for Options {
             keep: 2,
             freeze_timeout: Duration::from_secs(10),
             workers: 0,
+            generation: 1,
         }
     }
 }
@@ -81,12 +87,26 @@ pub struct Report {
 ///
 /// Whatever fails, the job runs on unharmed and earlier images are untouched.
 pub fn checkpoint(job: &mut Job, options: &Options, observer: &dyn Observer) -> Result<Report> {
+    checkpoint_together(job, options, observer, &Alone)
+}
+
+/// As [`checkpoint`], in step with other launchers' checkpoints.
+///
+/// # Errors
+///
+/// As [`checkpoint`], or what `gate` says.
+pub fn checkpoint_together(
+    job: &mut Job,
+    options: &Options,
+    observer: &dyn Observer,
+    gate: &dyn Gate,
+) -> Result<Report> {
     // ptrace belongs to a thread: when this one ends, the kernel lets go of every task that could
     // not be let go in order.
     let report = std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("ckpt-capture".into());
         let worker = thread
-            .spawn_scoped(scope, || take(&mut *job, options, observer))
+            .spawn_scoped(scope, || take(&mut *job, options, observer, gate))
             .map_err(|e| Error::os("cannot start a thread for the checkpoint", e))?;
         let lost = |_| Err(Error::new(ErrorKind::Internal, "the checkpoint's thread ended"));
         worker.join().unwrap_or_else(lost)
@@ -95,14 +115,19 @@ pub fn checkpoint(job: &mut Job, options: &Options, observer: &dyn Observer) -> 
     Ok(report)
 }
 
-fn take(job: &mut Job, options: &Options, observer: &dyn Observer) -> Result<Report> {
+fn take(
+    job: &mut Job,
+    options: &Options,
+    observer: &dyn Observer,
+    gate: &dyn Gate,
+) -> Result<Report> {
     let started = Instant::now();
     let directory = Directory::create(&options.dir)?;
-    let generation = 1 + newest_generation(&directory, job)?;
+    let generation = options.generation.max(1 + newest_generation(&directory, job)?);
     let name = image::file_name(&job.name, job.id, generation);
     let header = image::NewHeader { job: job.id, generation, parent: image::ImageId::NONE };
     let mut writer = Writer::create(&options.dir, &name, &header, options.level)?;
-    let taken = freeze_and_copy(job, options, observer, &writer)?;
+    let taken = freeze_and_copy(job, options, (observer, gate), &writer)?;
 
     let mut snapshot = taken.snapshot;
     // The files may be looked at while the job runs on.
@@ -111,7 +136,9 @@ fn take(job: &mut Job, options: &Options, observer: &dyn Observer) -> Result<Rep
     }
     writer.section(SNAPSHOT, Importance::Critical, &snapshot)?;
     writer.section(PAGES, Importance::Critical, &taken.index)?;
-    let published = writer.commit()?;
+    let finished = writer.finish()?;
+    gate.pass(Step::Durable)?;
+    let published = finished.publish()?;
     if let Err(error) = directory.prune(job.id, options.keep.max(1)) {
         observer.event(Event::Warning(format!("older generations stay: {error}")));
     }
@@ -150,7 +177,7 @@ struct Taken {
 fn freeze_and_copy(
     job: &mut Job,
     options: &Options,
-    observer: &dyn Observer,
+    (observer, gate): (&dyn Observer, &dyn Gate),
     writer: &Writer,
 ) -> Result<Taken> {
     let launcher = processes::launcher(job.parent, job.root)?;
@@ -163,6 +190,7 @@ fn freeze_and_copy(
     let tasks = frozen.tasks();
     let count = frozen.processes.len() + frozen.zombies.len();
     observer.event(Event::Frozen { processes: count, tasks });
+    gate.pass(Step::Frozen)?;
 
     let mut files = Collector::new();
     let mut plan = Plan::default();
@@ -171,6 +199,7 @@ fn freeze_and_copy(
     let host = host(first);
     plan.contents(&mut files)?;
     let (index, streamed) = stream::write(&plan, writer, options.level, options.workers, observer)?;
+    gate.pass(Step::Captured)?;
     drop(frozen);
     let frozen = stopped.elapsed();
     observer.event(Event::Released { frozen });

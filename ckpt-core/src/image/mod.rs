@@ -30,4 +30,4 @@ pub use format::{
     FORMAT_VERSION, Header, ImageId, Importance, KNOWN_TAGS, MAX_BLOCK, NewHeader, Tag,
 };
 pub use reader::{Reader, Summary};
-pub use writer::{Published, Writer};
+pub use writer::{Finished, Published, Writer};

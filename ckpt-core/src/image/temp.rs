@@ -74,16 +74,21 @@ impl Temp {
         &self.path
     }
 
-    /// Makes the file durable and gives it its name; whatever had the name is replaced.
+    fn failed(&self, what: &str, source: impl Into<io::Error>) -> Error {
+        io_error(format!("cannot {what} {}", self.path.display()), source.into())
+    }
+
+    /// Makes the file durable.
+    pub(super) fn sync(&self) -> Result<()> {
+        self.file.sync_all().map_err(|source| self.failed("make durable", source))
+    }
+
+    /// Gives the file, which is durable, its name; whatever had the name is replaced.
     pub(super) fn publish(mut self) -> Result<PathBuf> {
-        let failed = |what: &str, source: io::Error| {
-            io_error(format!("cannot {what} {}", self.path.display()), source)
-        };
-        self.file.sync_all().map_err(|source| failed("make durable", source))?;
         rustix::fs::renameat(&self.dir, &self.temp, &self.dir, &self.name)
-            .map_err(|errno| failed("publish", errno.into()))?;
+            .map_err(|errno| self.failed("publish", errno))?;
         let synced = directory::sync(&self.dir);
-        let synced = synced.map_err(|errno| failed("make durable the name of", errno.into()));
+        let synced = synced.map_err(|errno| self.failed("make durable the name of", errno));
         self.published = true;
         synced.map(|()| self.path.clone())
     }

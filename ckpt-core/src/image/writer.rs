@@ -31,6 +31,26 @@ pub struct Writer {
     sections: Vec<(SectionHeader, Vec<u8>)>,
 }
 
+/// An image that is complete and durable but for its name. Dropped, it leaves nothing behind.
+#[derive(Debug)]
+pub struct Finished {
+    temp: Temp,
+    bytes: u64,
+}
+
+impl Finished {
+    /// Gives the file its name; one that had this name is replaced.
+    ///
+    /// # Errors
+    ///
+    /// What rename(2) and fsync(2) say. A file that had the name is untouched then. Only if the
+    /// directory's fsync fails is the new one there, but perhaps not after a crash.
+    pub fn publish(self) -> Result<Published> {
+        let bytes = self.bytes;
+        self.temp.publish().map(|path| Published { path, bytes })
+    }
+}
+
 /// An image that is complete and durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
@@ -137,16 +157,22 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the manifest, makes all durable (fsync(2)) and gives the file its name; a file that
-    /// had this name is replaced.
+    /// [`Writer::finish`] and [`Finished::publish`] in one.
+    ///
+    /// # Errors
+    ///
+    /// Those of the two.
+    pub fn commit(self) -> Result<Published> {
+        self.finish()?.publish()
+    }
+
+    /// Writes the manifest and makes all durable (fsync(2)).
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Io`] if a block could not be written before, or if there is no space now;
-    /// otherwise what write(2), fsync(2) and rename(2) say. The image is then gone, and a file
-    /// that had its name is untouched. Only if the directory's fsync fails is the file there, but
-    /// perhaps not after a crash.
-    pub fn commit(mut self) -> Result<Published> {
+    /// otherwise what write(2) and fsync(2) say. The image is then gone.
+    pub fn finish(mut self) -> Result<Finished> {
         if self.torn.load(Ordering::Acquire) {
             let what = format!("cannot write {}: a block is missing", self.temp.path().display());
             return Err(Error::new(ErrorKind::Io, what));
@@ -155,8 +181,8 @@ impl Writer {
         let offset = rows.last().map_or(HEADER_LEN as u64, Row::end);
         self.section(Tag::BLKS, Importance::Critical, &rows)?;
         let bytes = self.write_manifest(offset)?;
-        let path = self.temp.publish()?;
-        Ok(Published { path, bytes })
+        self.temp.sync()?;
+        Ok(Finished { temp: self.temp, bytes })
     }
 
     /// Writes sections and trailer; gives the length of the file.
