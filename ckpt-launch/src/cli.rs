@@ -12,6 +12,9 @@ use ckpt_core::job::JobId;
 use ckpt_core::{Error, Result};
 use clap::{Args, Parser, Subcommand};
 
+use crate::coordinator::place::Address;
+use crate::coordinator::secret;
+
 /// How much is said, and how.
 #[derive(Debug, Clone, Args)]
 pub struct Talk {
@@ -91,6 +94,30 @@ impl Keeping {
     }
 }
 
+/// A coordinator's address on the command line: `HOST:PORT`, or `PORT` on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinAt {
+    host: String,
+    port: u16,
+}
+
+impl std::str::FromStr for JoinAt {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let (host, port) = text.rsplit_once(':').unwrap_or(("localhost", text));
+        let port = port.parse().map_err(|_| format!("{port:?} is no port"))?;
+        Ok(Self { host: host.trim_matches(['[', ']']).to_owned(), port })
+    }
+}
+
+impl JoinAt {
+    /// The same with the usual secret.
+    pub fn address(self) -> Address {
+        Address { host: self.host, port: self.port, secret: secret::path(None) }
+    }
+}
+
 /// Reads "300", "1.5", "90s", "5m", "2h" or "1d".
 fn parse_interval(text: &str) -> std::result::Result<Duration, String> {
     let (number, unit) = match text.find(|c: char| c.is_ascii_alphabetic()) {
@@ -128,6 +155,9 @@ pub struct Launch {
     /// [default PATH: libckpt_preload.so beside this program]
     #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub preload: Option<OsString>,
+    /// Take checkpoints together with other jobs, as the coordinator at this address says
+    #[arg(long, value_name = "HOST:PORT")]
+    pub join: Option<JoinAt>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub talk: Talk,

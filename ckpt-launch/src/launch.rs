@@ -12,10 +12,13 @@ use ckpt_core::image::Directory;
 use ckpt_core::job::{Job, JobId};
 use ckpt_core::{Error, ErrorKind, Result};
 
-use crate::cli::{self, Launch};
-use crate::control::place::{Ownership, Place};
+use crate::cli::{self, JoinAt, Launch};
+use crate::control::place::{Ownership, Place, host};
 use crate::control::protocol::Event;
 use crate::control::server::Server;
+use crate::coordinator::peer::Peer;
+use crate::coordinator::place::Address;
+use crate::coordinator::wire::Joining;
 use crate::root::Root;
 use crate::signals::Signals;
 use crate::supervisor::{Begun, Supervisor};
@@ -24,7 +27,22 @@ use crate::voice::Voice;
 /// Runs the job; gives the exit status.
 pub fn run(args: &Launch) -> u8 {
     let voice = Voice::new("ckpt-launch", &args.talk);
-    launch(args, &voice).unwrap_or_else(|(code, error)| {
+    let with = With { join: args.join.clone().map(JoinAt::address), dmtcp_names: false };
+    run_with(args, &with, &voice)
+}
+
+/// What stands around a job besides.
+#[derive(Debug, Clone, Default)]
+pub struct With {
+    /// The coordinator to join.
+    pub join: Option<Address>,
+    /// Images get a name in DMTCP's manner beside their own.
+    pub dmtcp_names: bool,
+}
+
+/// Runs the job with a coordinator, or under DMTCP's names.
+pub fn run_with(args: &Launch, with: &With, voice: &Voice) -> u8 {
+    launch(args, with, voice).unwrap_or_else(|(code, error)| {
         voice.fail(&error);
         code
     })
@@ -37,7 +55,7 @@ fn ordinary(error: Error) -> Failure {
     (error.kind().exit_code(), error)
 }
 
-fn launch(args: &Launch, voice: &Voice) -> Result<u8, Failure> {
+fn launch(args: &Launch, with: &With, voice: &Voice) -> Result<u8, Failure> {
     let dir = checkpoint_directory(&args.place.directory()).map_err(ordinary)?;
     let [program, arguments @ ..] = args.command.as_slice() else {
         return Err(ordinary(Error::new(ErrorKind::Usage, "there is no COMMAND")));
@@ -47,6 +65,10 @@ fn launch(args: &Launch, voice: &Voice) -> Result<u8, Failure> {
     become_subreaper().map_err(ordinary)?;
 
     let id = JobId::random();
+    let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
+    // Before there is a job: a coordinator that turns us away must not leave one behind.
+    let peer = with.join.clone().map(|at| Peer::join(at, joining(id, &name, 0)));
+    let mut peer = peer.transpose().map_err(ordinary)?;
     let mut ownership = Ownership::take(Place { dir: dir.clone(), job: id }).map_err(ordinary)?;
     let server = Server::new(ownership.listen().map_err(ordinary)?);
 
@@ -55,20 +77,38 @@ fn launch(args: &Launch, voice: &Voice) -> Result<u8, Failure> {
     if let Some(preload) = preload {
         command.env("LD_PRELOAD", preload).env("CKPT_LAUNCHER_PID", std::process::id().to_string());
     }
+    if let Some(at) = &with.join {
+        command.env("DMTCP_COORD_HOST", &at.host).env("DMTCP_COORD_PORT", at.port.to_string());
+    }
     signals.inherited().hand_down(&mut command);
     let child = command.spawn().map_err(|e| cannot_run(program, e))?;
     let pid = child.id().cast_signed();
+    if let Some(peer) = &mut peer {
+        peer.runs_as(pid);
+    }
 
-    let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
     let parent = std::process::id().cast_signed();
     let job = Job::new(id, name.clone(), parent, pid);
     tracing::info!(job = %id, pid, dir = %dir.display(), "launched");
     let dir_text = dir.to_string_lossy().into_owned();
     voice.event(&Event::Launched { job: id.to_string(), name, pid, dir: dir_text });
 
-    let begun = Begun { job, root: Root::Child(pid), from: None };
+    let dmtcp_names = with.dmtcp_names;
+    let begun = Begun { job, root: Root::Child(pid), from: None, peer, dmtcp_names };
     let (options, interval) = (args.keeping.options(&dir), args.keeping.every());
     Ok(Supervisor::new(voice, signals, (ownership, server), begun, options, interval).run())
+}
+
+/// What a launcher says of itself to a coordinator.
+pub fn joining(job: JobId, name: &str, generation: u64) -> Joining {
+    Joining {
+        job: job.to_string(),
+        name: name.to_owned(),
+        host: host(),
+        pid: std::process::id().cast_signed(),
+        generation,
+        computation: None,
+    }
 }
 
 /// Makes the checkpoint directory if need be, and gives its absolute name.

@@ -12,6 +12,8 @@
 pub mod cli;
 pub mod commands;
 pub mod control;
+pub mod coordinator;
+pub mod dmtcp_image;
 pub mod images;
 pub mod launch;
 pub mod os;

@@ -4,6 +4,7 @@
 //! put back in the child between fork and exec.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,6 +59,34 @@ impl Inherited {
             });
         }
     }
+}
+
+/// Leaves a descriptor open, under its number, in the program that `command` runs.
+pub fn hand_on(command: &mut Command, fd: BorrowedFd<'_>) {
+    let number = fd.as_raw_fd();
+    // SAFETY: the closure runs between fork and exec and makes one system call on a number.
+    unsafe {
+        command.pre_exec(move || match libc::fcntl(number, libc::F_SETFD, 0) {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        });
+    }
+}
+
+/// Takes over a descriptor that whoever started this program left open for it.
+///
+/// # Errors
+///
+/// There is none with this number, or it is one of the standard three.
+pub fn take_over(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: F_GETFD reads one flag of a number that may or may not be a descriptor.
+    if number <= 2 || unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: it is open, and ours alone: its number came by the command line for this purpose.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(fd)
 }
 
 /// Whether this process ignores `signal`.

@@ -11,6 +11,27 @@ use rustix::process::{Pid, WaitOptions, WaitStatus};
 
 use crate::os;
 
+/// Why a coordinator had a job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// There is a checkpoint of this moment (`-kc`): exit status 85.
+    Checkpointed,
+    /// It was to end, no more (`-k`, `-q`): exit status 86.
+    Killed,
+}
+
+impl Stop {
+    /// Its exit status: a script must be able to tell "stopped" from "finished". With
+    /// `$CKPT_STOP_STATUS` set it is that number, for scripts that expect DMTCP's 0.
+    pub fn exit_code(self) -> u8 {
+        let wanted = std::env::var("CKPT_STOP_STATUS").ok().and_then(|text| text.parse().ok());
+        wanted.unwrap_or(match self {
+            Self::Checkpointed => 85,
+            Self::Killed => 86,
+        })
+    }
+}
+
 /// How the job ended.
 #[derive(Debug)]
 pub enum End {
@@ -18,6 +39,8 @@ pub enum End {
     Exited(i32),
     /// Its first process was killed by this signal.
     Killed(i32),
+    /// A coordinator had it ended, after a checkpoint or without one.
+    Stopped(Stop),
     /// It can't be told any more.
     Lost(Error),
 }
@@ -37,6 +60,7 @@ impl End {
         match self {
             Self::Exited(status) => *status as u8,
             Self::Killed(signal) => 128u8.wrapping_add(*signal as u8),
+            Self::Stopped(stop) => stop.exit_code(),
             Self::Lost(error) => error.kind().exit_code(),
         }
     }

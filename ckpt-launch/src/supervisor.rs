@@ -3,6 +3,7 @@
 //! ```text
 //! signalfd ───────▶ pass on, reap ─┐
 //! control socket ─▶ requests ──────┼─▶ checkpoint (blocks), status, kill
+//! coordinator ────▶ its orders ────┤
 //! interval ───────▶ due? ──────────┘
 //! stand-in's pipe ▶ the job's end (restored jobs)
 //! ```
@@ -10,17 +11,22 @@
 //! A checkpoint does its own waiting for the job's processes on this thread, so nothing else may
 //! happen meanwhile: what arrives is acted upon right after.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ckpt_core::capture::{self, Gate};
 use ckpt_core::job::Job;
-use ckpt_core::{Error, ErrorKind, Result, capture};
+use ckpt_core::{Error, ErrorKind, Result};
 use rustix::event::{PollFd, PollFlags};
 use rustix::time::Timespec;
 
 use crate::control::place::Ownership;
-use crate::control::protocol::{Event, Last, Status, VERSION, Verb};
+use crate::control::protocol::{Event, Last, Status, VERSION, Verb, kind_of};
 use crate::control::server::{Call, Reply, Server};
-use crate::root::{End, Root};
+use crate::coordinator::peer::Peer;
+use crate::coordinator::wire::{Answer, Command, Down};
+use crate::dmtcp_image;
+use crate::root::{End, Root, Stop};
 use crate::signals::{self, Arrived, Signals};
 use crate::tree;
 use crate::voice::{Relay, Voice};
@@ -42,6 +48,10 @@ pub struct Supervisor<'a> {
     restored_from: Option<u64>,
     last: Option<Last>,
     last_failure: Option<String>,
+    peer: Option<Peer>,
+    /// Who waits for the coordinator's answer to a request for a checkpoint.
+    asked: Vec<Reply>,
+    dmtcp_names: bool,
 }
 
 /// A job that has just begun to run, as [`Supervisor::new`] takes it over.
@@ -53,6 +63,10 @@ pub struct Begun {
     pub root: Root,
     /// The image it was restored from.
     pub from: Option<Last>,
+    /// The coordinator that it has joined.
+    pub peer: Option<Peer>,
+    /// Images get a name in DMTCP's manner beside their own.
+    pub dmtcp_names: bool,
 }
 
 impl<'a> Supervisor<'a> {
@@ -79,6 +93,9 @@ impl<'a> Supervisor<'a> {
             restored_from: begun.from.as_ref().map(|last| last.generation),
             last: begun.from,
             last_failure: None,
+            peer: begun.peer,
+            asked: Vec::new(),
+            dmtcp_names: begun.dmtcp_names,
         }
     }
 
@@ -94,8 +111,16 @@ impl<'a> Supervisor<'a> {
             if let Some(end) = self.requests() {
                 break end;
             }
+            if let Some(end) = self.orders() {
+                break end;
+            }
             if self.due.is_some_and(|due| due <= Instant::now()) {
-                self.checkpoint(&mut []);
+                // With a coordinator, the interval is its affair.
+                if self.is_led() {
+                    self.schedule(Instant::now())
+                } else {
+                    self.checkpoint(&mut [])
+                }
                 // What came meanwhile goes first.
                 continue;
             }
@@ -108,11 +133,14 @@ impl<'a> Supervisor<'a> {
 
     /// Sleeps until something happens.
     fn wait(&self) -> Result<()> {
-        let timeout = self.due.map(|due| due.saturating_duration_since(Instant::now()));
+        let due = self.due.into_iter().chain(self.peer.as_ref().and_then(Peer::due)).min();
+        let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
         // A duration that doesn't fit is as good as for ever.
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
         fds.extend(self.root.poll_fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let peer = self.peer.as_ref().and_then(Peer::poll_fd);
+        fds.extend(peer.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         fds.extend(self.server.poll_fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
@@ -187,11 +215,101 @@ impl<'a> Supervisor<'a> {
         }
         // The payload may have ended since we looked.
         let end = self.root.reap();
-        match &end {
-            Some(end) => answer_too_late(&mut waiting, end),
-            None => self.checkpoint(&mut waiting),
+        match (&end, &mut self.peer) {
+            (Some(end), _) => answer_too_late(&mut waiting, end),
+            (None, Some(peer)) if peer.is_connected() => {
+                peer.ask(Command::CheckpointAndWait);
+                self.asked.append(&mut waiting);
+            }
+            (None, _) => self.checkpoint(&mut waiting),
         }
         end
+    }
+
+    fn is_led(&self) -> bool {
+        self.peer.as_ref().is_some_and(Peer::is_connected)
+    }
+
+    /// Does what the coordinator says; the job's end if that is it.
+    fn orders(&mut self) -> Option<End> {
+        // More may have been heard while the last was being done.
+        while let Some(words) = self.peer.as_mut().map(Peer::listen).filter(|w| !w.is_empty()) {
+            for word in words {
+                if let Some(end) = self.order(word) {
+                    return Some(end);
+                }
+            }
+        }
+        if !self.asked.is_empty() && !self.is_led() {
+            let mut alone = std::mem::take(&mut self.asked);
+            self.checkpoint(&mut alone);
+        }
+        None
+    }
+
+    fn order(&mut self, word: Down) -> Option<End> {
+        match word {
+            Down::Census => {
+                let processes = tree::processes(self.job.parent);
+                if let Some(peer) = &mut self.peer {
+                    peer.count(processes);
+                }
+            }
+            Down::Checkpoint { round, generation } => self.take_part(round, generation),
+            Down::Answer(answer) => self.answered(&answer),
+            Down::Kill { checkpointed } => {
+                // One that has ended by itself needs no killing.
+                let end = self.root.reap().unwrap_or_else(|| {
+                    let (processes, _) = self.root.kill_all();
+                    tracing::info!(processes, "killed by the coordinator");
+                    End::Stopped(if checkpointed { Stop::Checkpointed } else { Stop::Killed })
+                });
+                return Some(end);
+            }
+            _ => {}
+        }
+        None
+    }
+
+    /// Takes a checkpoint in step with the coordinator's other peers.
+    fn take_part(&mut self, round: u64, generation: u64) {
+        let Some(mut peer) = self.peer.take() else { return };
+        let begun = Instant::now();
+        let options = capture::Options { generation, ..self.options.clone() };
+        let taken = self.taken(&options, &peer.gate(round), &mut []);
+        match taken {
+            Ok(report) => {
+                let image = self.image_name(&report.path);
+                peer.published(round, report.generation, image);
+            }
+            Err(error) => peer.failed(round, &error),
+        }
+        self.peer = Some(peer);
+        self.schedule(begun);
+    }
+
+    fn answered(&mut self, answer: &Answer) {
+        let event = match (&answer.failure, &self.last) {
+            (Some(failure), _) => {
+                Event::failed(&Error::new(kind_of(failure.code), failure.message.clone()))
+            }
+            (None, Some(last)) if answer.done => Event::of_last(last),
+            _ => Event::failed(&Error::new(ErrorKind::Busy, "another checkpoint is going on")),
+        };
+        std::mem::take(&mut self.asked).iter_mut().for_each(|reply| reply.send(&event));
+    }
+
+    /// The name by which scripts know the image.
+    fn image_name(&self, path: &Path) -> String {
+        let alias = self.dmtcp_names.then(|| dmtcp_image::alias(path, &self.job));
+        match alias {
+            Some(Ok(alias)) => alias.to_string_lossy().into_owned(),
+            Some(Err(error)) => {
+                self.voice.warn(error);
+                path.to_string_lossy().into_owned()
+            }
+            None => path.to_string_lossy().into_owned(),
+        }
     }
 
     fn calls(&mut self) -> Vec<Call> {
@@ -214,13 +332,35 @@ impl<'a> Supervisor<'a> {
     /// Takes a checkpoint; whatever comes of it, the job runs on.
     fn checkpoint(&mut self, replies: &mut [Reply]) {
         let begun = Instant::now();
+        let options = self.options.clone();
+        let answer = match self.taken(&options, &capture::Alone, replies) {
+            Ok(report) => {
+                self.image_name(&report.path);
+                if let Some(peer) = &mut self.peer {
+                    peer.taken(report.generation);
+                }
+                Event::checkpoint(&report)
+            }
+            Err(error) => Event::failed(&error),
+        };
+        replies.iter_mut().for_each(|reply| reply.send(&answer));
+        self.schedule(begun);
+    }
+
+    /// Takes it, and says so.
+    fn taken(
+        &mut self,
+        options: &capture::Options,
+        gate: &dyn Gate,
+        replies: &mut [Reply],
+    ) -> Result<capture::Report> {
         let result = {
             let relay = Relay::new(self.voice, "checkpoint", replies);
-            capture::checkpoint(&mut self.job, &self.options, &relay)
+            capture::checkpoint_together(&mut self.job, options, &relay, gate)
         };
-        let answer = match result {
+        match &result {
             Ok(report) => {
-                self.voice.checkpoint(&report);
+                self.voice.checkpoint(report);
                 self.last_failure = None;
                 self.last = Some(Last {
                     generation: report.generation,
@@ -230,16 +370,20 @@ impl<'a> Supervisor<'a> {
                     frozen_s: Some(report.frozen.as_secs_f64()),
                     total_s: Some(report.total.as_secs_f64()),
                 });
-                Event::checkpoint(&report)
             }
             Err(error) => {
                 self.voice.warn(format_args!("no checkpoint: {error}; the job runs on"));
                 self.last_failure = Some(error.to_string());
-                Event::failed(&error)
             }
-        };
-        replies.iter_mut().for_each(|reply| reply.send(&answer));
-        self.due = self.interval.and_then(|interval| {
+        }
+        result
+    }
+
+    /// When the next one is due, after one that began at `begun`.
+    fn schedule(&mut self, begun: Instant) {
+        let led = self.peer.as_ref().map(|peer| Duration::from_secs(peer.interval));
+        let interval = led.map_or(self.interval, |led| (!led.is_zero()).then_some(led));
+        self.due = interval.and_then(|interval| {
             let now = Instant::now();
             // Every so often, but never one right after the other.
             begun.checked_add(interval).filter(|&due| due > now).or(now.checked_add(interval))
@@ -275,10 +419,20 @@ impl<'a> Supervisor<'a> {
         let late = Event::failed(&too_late(end));
         let calls = self.server.service(&late, &mut |_, _| {});
         answer_too_late(&mut calls.into_iter().map(|call| call.reply).collect::<Vec<_>>(), end);
+        if let Some(peer) = &mut self.peer {
+            peer.leave();
+        }
         let code = end.exit_code();
         let ended = |signal| Event::Ended { code, signal };
         match end {
             End::Lost(error) => return self.voice.fail(error),
+            End::Stopped(stop) => {
+                let how = match stop {
+                    Stop::Checkpointed => "stopped on request, after a checkpoint",
+                    Stop::Killed => "stopped on request",
+                };
+                self.voice.say(&ended(None), format_args!("{} was {how}", self.job.name));
+            }
             End::Exited(_) => self.voice.event(&ended(None)),
             // As a shell, which leaves these two unmentioned.
             End::Killed(signal @ (libc::SIGINT | libc::SIGPIPE)) => {
@@ -303,6 +457,7 @@ fn too_late(end: &End) -> Error {
     let how = match end {
         End::Exited(status) => format!("exited with status {status}"),
         End::Killed(signal) => format!("was killed by {}", signals::name(*signal)),
+        End::Stopped(_) => "was stopped on request".to_owned(),
         End::Lost(error) => error.to_string(),
     };
     Error::new(ErrorKind::Gone, format!("the job has ended: its first process {how}"))

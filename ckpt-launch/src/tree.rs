@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 
+use crate::coordinator::wire::Process;
 use crate::os;
 
 /// What `/proc/PID/stat` says of a process.
@@ -59,6 +60,20 @@ pub fn descendants(ancestor: i32) -> Vec<i32> {
         }
     }
     found
+}
+
+/// Name, PID, and PID as it sees itself, of every living descendant of `ancestor`.
+pub fn processes(ancestor: i32) -> Vec<Process> {
+    let mut pids = descendants(ancestor);
+    pids.sort_unstable();
+    let process = |pid: i32| {
+        let status = fs::read(format!("/proc/{pid}/status")).ok()?;
+        let status = String::from_utf8_lossy(&status);
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+        let inner = field("NSpid:")?.split_ascii_whitespace().next_back()?.parse().ok()?;
+        Some(Process { name: field("Name:")?.trim().to_owned(), pid, inner })
+    };
+    pids.into_iter().filter_map(process).collect()
 }
 
 /// Kills every living descendant of this process, as seen at this moment; says which.

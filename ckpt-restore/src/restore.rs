@@ -3,11 +3,15 @@
 //! The lock is taken before anything is rebuilt, so that no job runs twice; signals are held back
 //! until the job runs, then passed on to it.
 
+use ckpt_core::job::Job;
 use ckpt_core::rebuild::{self, Rebuilt};
 use ckpt_core::{Error, ErrorKind, Result};
+use ckpt_launch::cli::JoinAt;
 use ckpt_launch::control::place::{Ownership, Place};
 use ckpt_launch::control::protocol::{Event, Last};
 use ckpt_launch::control::server::Server;
+use ckpt_launch::coordinator::peer::Peer;
+use ckpt_launch::launch::With;
 use ckpt_launch::root::Root;
 use ckpt_launch::signals::Signals;
 use ckpt_launch::supervisor::{Begun, Supervisor};
@@ -20,10 +24,16 @@ use crate::cli::Restore;
 /// Brings the job back and stays with it; gives the exit status.
 pub fn run(args: &Restore) -> u8 {
     let voice = Voice::new("ckpt-restore", &args.talk);
-    restore(args, &voice).unwrap_or_else(|error| voice.fail(&error))
+    let with = With { join: args.join.clone().map(JoinAt::address), dmtcp_names: false };
+    run_with(args, &with, &voice)
 }
 
-fn restore(args: &Restore, voice: &Voice) -> Result<u8> {
+/// Brings it back with a coordinator, or under DMTCP's names.
+pub fn run_with(args: &Restore, with: &With, voice: &Voice) -> u8 {
+    restore(args, with, voice).unwrap_or_else(|error| voice.fail(&error))
+}
+
+fn restore(args: &Restore, with: &With, voice: &Voice) -> Result<u8> {
     let mut choice = Choice::of(args)?;
     let dir = choose::home(args, &choice)?;
     // The first failure is the one to report if nothing better is found.
@@ -63,7 +73,8 @@ fn restore(args: &Restore, voice: &Voice) -> Result<u8> {
                     total_s: None,
                 };
                 say(voice, &rebuilt, generation);
-                let begun = begun(rebuilt, from);
+                let mut begun = begun(rebuilt, from, with.dmtcp_names);
+                begun.peer = joined(with, &begun.job, voice);
                 let (options, interval) = (args.keeping.options(&dir), args.keeping.every());
                 let control = (ownership, server);
                 return Ok(Supervisor::new(voice, signals, control, begun, options, interval).run());
@@ -83,14 +94,22 @@ fn restore(args: &Restore, voice: &Voice) -> Result<u8> {
     }
 }
 
-fn begun(rebuilt: Rebuilt, from: Last) -> Begun {
+/// Joins the coordinator. One that is not there is no reason to lose a job that runs.
+fn joined(with: &With, job: &Job, voice: &Voice) -> Option<Peer> {
+    let mut joining = launch::joining(job.id, &job.name, job.generation);
+    joining.pid = job.root;
+    let joined = Peer::join(with.join.clone()?, joining);
+    joined.map_err(|error| voice.warn(format_args!("{error}; the job runs without it"))).ok()
+}
+
+fn begun(rebuilt: Rebuilt, from: Last, dmtcp_names: bool) -> Begun {
     let root = Root::Restored {
         stand_in: rebuilt.job.parent,
         pid: rebuilt.root,
         foreground: rebuilt.foreground,
         status: rebuilt.status,
     };
-    Begun { job: rebuilt.job, root, from: Some(from) }
+    Begun { job: rebuilt.job, root, from: Some(from), peer: None, dmtcp_names }
 }
 
 fn say(voice: &Voice, rebuilt: &Rebuilt, generation: u64) {

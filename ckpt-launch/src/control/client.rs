@@ -294,7 +294,7 @@ fn not_connected(place: &Place) -> Result<Option<Connection>> {
     }
 }
 
-fn connect(path: &Path) -> rustix::io::Result<UnixStream> {
+pub(crate) fn connect(path: &Path) -> rustix::io::Result<UnixStream> {
     let (_dir, address) = place::address(path)?;
     let (kind, flags) = (SocketType::STREAM, SocketFlags::CLOEXEC);
     let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;

@@ -236,7 +236,7 @@ impl Drop for Ownership {
 
 /// Binds and listens. The path goes by way of its directory's descriptor, since addresses are
 /// shorter than paths.
-fn bind(path: &Path) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn bind(path: &Path) -> rustix::io::Result<OwnedFd> {
     let (_dir, address) = address(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -268,7 +268,7 @@ pub(super) fn address(path: &Path) -> rustix::io::Result<(OwnedFd, SocketAddrUni
 }
 
 /// A directory of our own on a local file system.
-fn runtime_dir() -> Result<PathBuf> {
+pub(crate) fn runtime_dir() -> Result<PathBuf> {
     let uid = rustix::process::geteuid().as_raw();
     let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| ours(dir, uid));
     if let Some(dir) = named {

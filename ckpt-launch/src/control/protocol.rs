@@ -155,6 +155,21 @@ impl Event {
         }
     }
 
+    /// The event for a checkpoint of which the report is no longer at hand.
+    pub fn of_last(last: &Last) -> Self {
+        Self::Checkpoint {
+            generation: last.generation,
+            path: last.path.clone(),
+            frozen_s: last.frozen_s.unwrap_or_default(),
+            total_s: last.total_s.unwrap_or_default(),
+            processes: 0,
+            tasks: 0,
+            bytes_read: 0,
+            bytes_stored: last.bytes_stored,
+            bytes_skipped: 0,
+        }
+    }
+
     /// The event for a failure.
     pub fn failed(error: &Error) -> Self {
         let kind = error.kind();

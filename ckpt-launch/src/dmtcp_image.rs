@@ -1,0 +1,55 @@
+//! A job's newest image under a name in DMTCP's manner, `ckpt_<prog>_<id>.dmtcp`: scripts look for
+//! such files, hand them to `dmtcp_restart`, and remove them.
+//!
+//! The name is a second link to the image itself, not a symbolic one: it may be copied or moved by
+//! itself, and stays good when older generations go.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use ckpt_core::job::{Job, JobId};
+use ckpt_core::{Error, Result};
+
+/// The virtual PID of the first process under DMTCP.
+const FIRST_PID: u32 = 40000;
+
+/// The file name, the same for all generations of a job.
+pub fn name(program: &str, job: JobId) -> String {
+    format!("ckpt_{program}_{}.dmtcp", unique_id(job))
+}
+
+/// A job's id in the form `hostid-pid-time`.
+pub fn unique_id(job: JobId) -> String {
+    format!("{:x}-{FIRST_PID}-{:x}", job.0 >> 32, job.0 & 0xffff_ffff)
+}
+
+/// Gives `image`, which is durable, its name in DMTCP's manner, in place of the generation that had
+/// it; gives the path.
+///
+/// # Errors
+///
+/// What link(2) and rename(2) say.
+pub fn alias(image: &Path, job: &Job) -> Result<PathBuf> {
+    let path = image.with_file_name(name(&plain(&job.name), job.id));
+    let spare = path.with_extension("dmtcp.temp");
+    let failed = |e| Error::os(format!("cannot name the image {}", path.display()), e);
+    let _ = std::fs::remove_file(&spare);
+    // Some file systems have no links.
+    std::fs::hard_link(image, &spare)
+        .or_else(|_| std::os::unix::fs::symlink(image.file_name().unwrap_or_default(), &spare))
+        .and_then(|()| std::fs::rename(&spare, &path))
+        .map_err(failed)?;
+    Ok(path)
+}
+
+/// The program's name without what a file name cannot hold or a script would stumble on.
+fn plain(name: &str) -> String {
+    let fine = |c: char| if c.is_ascii_alphanumeric() || "._+-".contains(c) { c } else { '_' };
+    name.chars().take(64).map(fine).collect()
+}
+
+/// Whether a path has such a name.
+pub fn is_alias(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.as_bytes()).unwrap_or_default();
+    name.starts_with(b"ckpt_") && name.ends_with(b".dmtcp")
+}
