@@ -25,7 +25,7 @@ use crate::control::protocol::{Event, Last, Status, VERSION, Verb, kind_of};
 use crate::control::server::{Call, Reply, Server};
 use crate::coordinator::peer::Peer;
 use crate::coordinator::wire::{Answer, Command, Down};
-use crate::dmtcp_image;
+use crate::names::image;
 use crate::root::{End, Root, Stop};
 use crate::signals::{self, Arrived, Signals};
 use crate::tree;
@@ -301,7 +301,7 @@ impl<'a> Supervisor<'a> {
 
     /// The name by which scripts know the image.
     fn image_name(&self, path: &Path) -> String {
-        let alias = self.dmtcp_names.then(|| dmtcp_image::alias(path, &self.job));
+        let alias = self.dmtcp_names.then(|| image::alias(path, &self.job));
         match alias {
             Some(Ok(alias)) => alias.to_string_lossy().into_owned(),
             Some(Err(error)) => {

@@ -1,7 +1,9 @@
-//! `ckpt-restore`: brings a job back and stays with it, as `ckpt-launch` did.
+//! `ckpt-restore`: brings a job back and stays with it, as `ckpt-launch` did. As `dmtcp_restart`, with
+//! DMTCP's options.
 
 mod choose;
 mod cli;
+mod names;
 mod restore;
 
 use std::process::ExitCode;
@@ -9,5 +11,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    ExitCode::from(restore::run(&cli::Restore::parse()))
+    ExitCode::from(match ckpt_launch::names::called().to_str() {
+        Some("dmtcp_restart") => names::run(std::env::args_os().skip(1)),
+        _ => restore::run(&cli::Restore::parse()),
+    })
 }

@@ -98,8 +98,11 @@ fn restore(args: &Restore, with: &With, voice: &Voice) -> Result<u8> {
 fn joined(with: &With, job: &Job, voice: &Voice) -> Option<Peer> {
     let mut joining = launch::joining(job.id, &job.name, job.generation);
     joining.pid = job.root;
-    let joined = Peer::join(with.join.clone()?, joining);
-    joined.map_err(|error| voice.warn(format_args!("{error}; the job runs without it"))).ok()
+    let (peer, trouble) = Peer::seek(with.join.clone()?, joining);
+    if let Some(error) = trouble {
+        voice.warn(format_args!("{error}; the job runs, and goes on looking for it"));
+    }
+    Some(peer)
 }
 
 fn begun(rebuilt: Rebuilt, from: Last, dmtcp_names: bool) -> Begun {

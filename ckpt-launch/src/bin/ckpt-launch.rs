@@ -1,11 +1,19 @@
-//! `ckpt-launch`: runs a job that can be checkpointed.
+//! `ckpt-launch`: runs a job that can be checkpointed. Under DMTCP's names, its launcher and its
+//! coordinator.
 
 use std::process::ExitCode;
 
 use ckpt_launch::cli::Launch;
-use ckpt_launch::launch;
+use ckpt_launch::{launch, names};
 use clap::Parser;
 
 fn main() -> ExitCode {
-    ExitCode::from(launch::run(&Launch::parse()))
+    let mut args = std::env::args_os().skip(1).peekable();
+    ExitCode::from(match names::called().to_str() {
+        Some("dmtcp_launch") => names::launch::run(args),
+        Some("dmtcp_coordinator") => names::coordinator::run(args),
+        Some("dmtcp_nocheckpoint") => names::launch::run_plain(args),
+        _ if args.next_if(|arg| arg == "--coordinator").is_some() => names::coordinator::run(args),
+        _ => launch::run(&Launch::parse()),
+    })
 }

@@ -42,12 +42,21 @@ impl Peer {
     ///
     /// Those of [`Address::connect`], or it does not welcome us.
     pub fn join(address: Address, joining: Joining) -> Result<Self> {
-        let (next_try, pause) = (Instant::now(), PAUSES.0);
+        match Self::seek(address, joining) {
+            (this, None) => Ok(this),
+            (_, Some(error)) => Err(error),
+        }
+    }
+
+    /// Joins it as soon as it can be reached: a job that runs already is not given up for one that
+    /// is not there. Says why it could not be joined at once.
+    pub fn seek(address: Address, joining: Joining) -> (Self, Option<Error>) {
+        let (next_try, pause) = (Instant::now() + PAUSES.0, PAUSES.0);
         let heard = VecDeque::new();
         let mut this =
             Self { address, channel: None, joining, heard, next_try, pause, interval: 0 };
-        this.connect()?;
-        Ok(this)
+        let trouble = this.connect().err();
+        (this, trouble)
     }
 
     fn connect(&mut self) -> Result<()> {

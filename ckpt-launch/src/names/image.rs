@@ -4,33 +4,30 @@
 //! The name is a second link to the image itself, not a symbolic one: it may be copied or moved by
 //! itself, and stays good when older generations go.
 
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use ckpt_core::job::{Job, JobId};
 use ckpt_core::{Error, Result};
 
+use crate::dmtcp::files::{UniqueId, image_name};
+
 /// The virtual PID of the first process under DMTCP.
-const FIRST_PID: u32 = 40000;
+const FIRST_PID: i32 = 40000;
 
-/// The file name, the same for all generations of a job.
-pub fn name(program: &str, job: JobId) -> String {
-    format!("ckpt_{program}_{}.dmtcp", unique_id(job))
-}
-
-/// A job's id in the form `hostid-pid-time`.
-pub fn unique_id(job: JobId) -> String {
-    format!("{:x}-{FIRST_PID}-{:x}", job.0 >> 32, job.0 & 0xffff_ffff)
+/// A job's id in DMTCP's form; `pid` is a process of it.
+pub fn unique_id(job: JobId, pid: i32) -> UniqueId {
+    UniqueId { host: job.0 >> 32, pid, time: job.0 & 0xffff_ffff }
 }
 
 /// Gives `image`, which is durable, its name in DMTCP's manner, in place of the generation that had
-/// it; gives the path.
+/// it; gives the path, which is the same for all generations of the job.
 ///
 /// # Errors
 ///
 /// What link(2) and rename(2) say.
 pub fn alias(image: &Path, job: &Job) -> Result<PathBuf> {
-    let path = image.with_file_name(name(&plain(&job.name), job.id));
+    let id = unique_id(job.id, FIRST_PID);
+    let path = image.with_file_name(image_name(&plain(&job.name), id.host, id.pid, id.time));
     let spare = path.with_extension("dmtcp.temp");
     let failed = |e| Error::os(format!("cannot name the image {}", path.display()), e);
     let _ = std::fs::remove_file(&spare);
@@ -42,14 +39,8 @@ pub fn alias(image: &Path, job: &Job) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The program's name without what a file name cannot hold or a script would stumble on.
+/// The program's name without what a script would stumble on.
 fn plain(name: &str) -> String {
     let fine = |c: char| if c.is_ascii_alphanumeric() || "._+-".contains(c) { c } else { '_' };
     name.chars().take(64).map(fine).collect()
-}
-
-/// Whether a path has such a name.
-pub fn is_alias(path: &Path) -> bool {
-    let name = path.file_name().map(|name| name.as_bytes()).unwrap_or_default();
-    name.starts_with(b"ckpt_") && name.ends_with(b".dmtcp")
 }

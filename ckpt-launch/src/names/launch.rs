@@ -1,0 +1,103 @@
+//! `dmtcp_launch` and `dmtcp_nocheckpoint`: our launcher with a coordinator, as DMTCP's always has
+//! one.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use ckpt_core::{Error, ErrorKind};
+use goblin::elf::Elf;
+
+use super::{fail, lookup, meeting, talk, voice, warn_of};
+use crate::cli::{Keeping, Launch, Where};
+use crate::dmtcp::options::{self, LaunchOptions, Parsed};
+use crate::dmtcp::{Program, words};
+use crate::launch::{With, run_with};
+
+/// Runs `dmtcp_launch`; gives the exit status.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
+    match options::launch(args, &lookup) {
+        Ok(Parsed::Run(options)) => launch(&options),
+        Ok(Parsed::Help) => say(&words::usage(Program::Launch), 0),
+        Ok(Parsed::Version) => say(&words::version(Program::Launch), 0),
+        Ok(Parsed::Nothing) => {
+            say(&words::introduction(Program::Launch), Program::Launch.failure_code(&lookup))
+        }
+        Err(error) => fail(Program::Launch, &error),
+    }
+}
+
+/// Prints, and gives the exit status.
+pub fn say(text: &str, code: u8) -> u8 {
+    print!("{text}");
+    code
+}
+
+fn launch(options: &LaunchOptions) -> u8 {
+    let common = &options.common;
+    let voice = voice(Program::Launch, common.quiet);
+    warn_of(&common.ignored, &voice);
+    let address = match meeting::meet(common, &options.meeting) {
+        Ok(address) => address,
+        Err(error) => return fail(Program::Launch, &error),
+    };
+    let program = options.command.first().map(OsString::as_os_str).unwrap_or_default();
+    let args = Launch {
+        keeping: keeping(options.gzip),
+        place: Where {
+            ckptdir: Some(common.ckptdir.clone().unwrap_or_else(|| PathBuf::from("."))),
+        },
+        // The object costs every exec a little: it is for those who call it.
+        preload: calls_dmtcp(program).then(OsString::new),
+        join: None,
+        talk: talk(common.quiet),
+        command: options.command.clone(),
+    };
+    run_with(&args, &With { join: Some(address), dmtcp_names: true }, &voice)
+}
+
+/// What is kept of images, and how: without gzip, as they are.
+pub fn keeping(gzip: Option<bool>) -> Keeping {
+    let level = if gzip == Some(false) { 0 } else { 1 };
+    Keeping { interval: Duration::ZERO, keep: 2, level }
+}
+
+/// Whether a program asks for functions of `dmtcp.h`.
+fn calls_dmtcp(program: &OsStr) -> bool {
+    let Some(path) = find(program) else { return false };
+    let Ok(bytes) = std::fs::read(path) else { return false };
+    let Ok(elf) = Elf::parse(&bytes) else { return false };
+    elf.dynsyms.iter().any(|symbol| {
+        symbol.is_import()
+            && elf.dynstrtab.get_at(symbol.st_name).is_some_and(|name| name.starts_with("dmtcp_"))
+    })
+}
+
+/// The file that execvp(3) would run.
+fn find(program: &OsStr) -> Option<PathBuf> {
+    if program.as_encoded_bytes().contains(&b'/') {
+        return Some(PathBuf::from(program));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| Path::is_file(path))
+}
+
+/// Runs `dmtcp_nocheckpoint COMMAND …`. Inside a job of ours the command is part of the job like any
+/// other, which harms nobody: it is saved, and comes back.
+pub fn run_plain(args: impl IntoIterator<Item = OsString>) -> u8 {
+    let mut args = args.into_iter();
+    let Some(program) = args.next() else {
+        eprintln!("Usage: dmtcp_nocheckpoint <command> [args...]");
+        return words::USAGE;
+    };
+    if lookup("CKPT_JOB_ID").is_some() {
+        eprintln!("dmtcp_nocheckpoint: without effect here: the command is saved with the job");
+    }
+    let error = Command::new(&program).args(args).exec();
+    let missing = error.kind() == std::io::ErrorKind::NotFound;
+    let what = format!("cannot run {}", program.display());
+    eprintln!("dmtcp_nocheckpoint: {}", Error::new(ErrorKind::NotFound, what).source(error));
+    if missing { 127 } else { 126 }
+}
