@@ -1,6 +1,7 @@
-//! The README's commands: `cargo xtask demo` and `cargo xtask test`.
+//! The README's commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask install`.
 
 mod demo;
+mod install;
 mod needs;
 mod test;
 
@@ -9,7 +10,9 @@ use std::process::{Command, ExitCode};
 
 const USAGE: &str = "\
 usage: cargo xtask demo                    a job is checkpointed, killed, and finishes nevertheless
-       cargo xtask test [--short] [FILTER] all tests, or those whose names hold FILTER";
+       cargo xtask test [--short] [FILTER] all tests, or those whose names hold FILTER
+       cargo xtask install [--prefix DIR] [--dmtcp-names]
+                                           the commands into DIR/bin [default: /usr/local]";
 
 /// What went wrong, in words.
 pub type Result<T = ()> = std::result::Result<T, String>;
@@ -20,6 +23,7 @@ fn main() -> ExitCode {
     let result = match words[..] {
         ["demo"] => demo::run(),
         ["test", ref rest @ ..] => test::run(rest),
+        ["install", ref rest @ ..] => install::run(rest),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(64);
