@@ -6,9 +6,11 @@
 //!                                                     supervisor ──▶ ckpt_core::capture
 //! ```
 //!
+//! [`backend`] drives a DMTCP that is installed here, for jobs that the engine cannot hold.
 //! `ckpt-restore` enters at the supervisor with another [`root::Root`]. Everything that is said to
 //! a human or a script goes through [`voice`].
 
+pub mod backend;
 pub mod cli;
 pub mod commands;
 pub mod control;
