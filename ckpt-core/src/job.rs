@@ -46,6 +46,16 @@ impl FromStr for JobId {
     }
 }
 
+/// How the job got to where it is. It is part of an image: what happened after that one was taken is
+/// no part of a job restored from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, bincode::Encode, bincode::Decode)]
+pub struct History {
+    /// How often it was checkpointed.
+    pub checkpoints: u32,
+    /// How often it was restored.
+    pub restarts: u32,
+}
+
 /// A running job, as launcher or restorer know it.
 #[derive(Debug, Clone)]
 pub struct Job {
@@ -60,6 +70,8 @@ pub struct Job {
     pub root: i32,
     /// The newest generation on disk; 0 before the first checkpoint.
     pub generation: u64,
+    /// What it has been through.
+    pub history: History,
     /// System calls that stood at the last freeze or rebuild.
     pub(crate) standing: Standing,
 }
@@ -68,6 +80,14 @@ impl Job {
     /// A job that has just been started: its identity and name, the PID of the process whose
     /// descendants it is, and that of its first process.
     pub fn new(id: JobId, name: String, parent: i32, root: i32) -> Self {
-        Self { id, name, parent, root, generation: 0, standing: Standing::default() }
+        Self {
+            id,
+            name,
+            parent,
+            root,
+            generation: 0,
+            history: History::default(),
+            standing: Standing::default(),
+        }
     }
 }

@@ -151,7 +151,8 @@ pub struct Launch {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub place: Where,
-    /// Preload an object that allows tracing where Yama (ptrace_scope) forbids it
+    /// Preload an object that allows tracing where Yama (ptrace_scope) forbids it, and that has the
+    /// functions of dmtcp.h
     /// [default PATH: libckpt_preload.so beside this program]
     #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub preload: Option<OsString>,

@@ -354,10 +354,10 @@ impl<'a> Supervisor<'a> {
         gate: &dyn Gate,
         replies: &mut [Reply],
     ) -> Result<capture::Report> {
-        let result = {
+        let result = self.ownership.unhindered().and_then(|_hold| {
             let relay = Relay::new(self.voice, "checkpoint", replies);
             capture::checkpoint_together(&mut self.job, options, &relay, gate)
-        };
+        });
         match &result {
             Ok(report) => {
                 self.voice.checkpoint(report);
@@ -406,6 +406,9 @@ impl<'a> Supervisor<'a> {
             since: self.since,
             generation: self.job.generation,
             restored_from: self.restored_from,
+            checkpoints: self.job.history.checkpoints,
+            restarts: self.job.history.restarts,
+            processes: tree::descendants(self.job.parent).len(),
             last: self.last.clone(),
             last_failure: self.last_failure.clone(),
             interval_s: self.interval.map(|interval| interval.as_secs_f64()),

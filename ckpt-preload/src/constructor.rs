@@ -1,120 +1,87 @@
-//! The constructor, by raw system calls.
+//! What happens when the object is loaded: a look at the environment.
+//!
+//! It is read from `/proc/self/environ`, since constructors are given it by glibc only, and now,
+//! since a program may write its title over it later.
 
-use core::arch::asm;
 use core::mem::MaybeUninit;
 
-const READ: usize = 0;
-const CLOSE: usize = 3;
-const PRCTL: usize = 157;
-const OPENAT: usize = 257;
-
-const AT_FDCWD: usize = -100isize as usize;
-const O_CLOEXEC: usize = 0o2_000_000;
-const PR_SET_PTRACER: usize = 0x5961_6d61;
-
-/// What is looked for, at the beginning of an entry.
-const NAME: &[u8] = b"CKPT_LAUNCHER_PID=";
+use crate::place::{DIR, JOB};
+use crate::sys::{self, Fd};
+use crate::text::{Put, Text};
 
 // SAFETY: the loader calls each entry of .init_array once with C's calling convention; the
 // function ignores whatever arguments there are.
 #[used]
 #[unsafe(link_section = ".init_array")]
-static CONSTRUCTOR: extern "C" fn() = allow_launcher;
+static CONSTRUCTOR: extern "C" fn() = look_around;
 
-extern "C" fn allow_launcher() {
-    let path = c"/proc/self/environ";
-    // SAFETY: the path is a C string that lives for ever.
-    let fd = unsafe { syscall(OPENAT, AT_FDCWD, path.as_ptr() as usize, O_CLOEXEC) };
-    if fd < 0 {
-        return;
+extern "C" fn look_around() {
+    let Ok(environ) = Fd::open(c"/proc/self/environ", 0) else { return };
+    let mut search = Search { name: Text::new(), pid: Text::new(), wanted: Wanted::Unknown };
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    while !search.is_over() {
+        match environ.read(&mut buffer) {
+            Ok([]) | Err(_) => break,
+            Ok(bytes) => bytes.iter().for_each(|&byte| search.take(byte)),
+        }
     }
-    let fd = fd as usize;
-    let pid = launcher_pid(fd);
-    // SAFETY: the descriptor is ours, and is not used again.
-    unsafe { syscall(CLOSE, fd, 0, 0) };
-    if pid > 0 {
-        // SAFETY: integers only. It fails where there is no Yama, which is as well.
-        unsafe { syscall(PRCTL, PR_SET_PTRACER, pid, 0) };
+    if !search.pid.is_cut() && search.pid.number() > 0 {
+        sys::set_ptracer(search.pid.number());
     }
 }
 
-/// The number behind [`NAME`] in the environment read from `fd`; 0 if there is none.
-fn launcher_pid(fd: usize) -> usize {
-    // Not zeroed: that would be a call to memset, which there is no library for.
-    let mut buffer = [MaybeUninit::<u8>::uninit(); 512];
-    let mut search = Search::default();
-    loop {
-        let (address, length) = (buffer.as_mut_ptr() as usize, buffer.len());
-        // SAFETY: the kernel writes at most `length` bytes to the buffer, which is ours alone.
-        let got = unsafe { syscall(READ, fd, address, length) };
-        if got <= 0 {
-            return search.end();
-        }
-        for byte in buffer.iter().take(got as usize) {
-            // SAFETY: the kernel has written `got` bytes.
-            let byte = unsafe { byte.assume_init() };
-            if let Some(pid) = search.take(byte) {
-                return pid;
-            }
-        }
-    }
+/// What the entry that is being read holds.
+enum Wanted {
+    /// Its name is not over.
+    Unknown,
+    Nothing,
+    Launcher,
+    Dir,
+    Job,
 }
 
 /// A search through NUL-separated entries, byte by byte.
-#[derive(Default)]
 struct Search {
-    /// Bytes of [`NAME`] that this entry matches so far; [`usize::MAX`] once it does not.
-    matched: usize,
-    pid: usize,
+    name: Text<18>,
+    pid: Text<9>,
+    wanted: Wanted,
 }
 
 impl Search {
-    /// Takes a byte; gives the number when its entry is complete.
-    fn take(&mut self, byte: u8) -> Option<usize> {
-        if byte == 0 {
-            let found = self.end();
-            *self = Self::default();
-            return (found > 0).then_some(found);
-        }
-        if self.matched < NAME.len() {
-            let same = NAME.get(self.matched) == Some(&byte);
-            self.matched = if same { self.matched + 1 } else { usize::MAX };
-        } else if self.matched == NAME.len() {
-            if byte.is_ascii_digit() && self.pid <= 0x7fff_ffff {
-                self.pid = self.pid.wrapping_mul(10).wrapping_add((byte & 15) as usize);
-            } else {
-                self.matched = usize::MAX;
+    fn take(&mut self, byte: u8) {
+        match (&self.wanted, byte) {
+            (_, 0) => {
+                self.wanted = Wanted::Unknown;
+                self.name.clear();
             }
+            (Wanted::Unknown, b'=') => self.wanted = self.named(),
+            (Wanted::Unknown, _) => self.name.push(byte),
+            (Wanted::Nothing, _) => {}
+            (Wanted::Launcher, _) => self.pid.push(byte),
+            (Wanted::Dir, _) => DIR.push(byte),
+            (Wanted::Job, _) => JOB.push(byte),
         }
-        None
     }
 
-    fn end(&self) -> usize {
-        if self.matched == NAME.len() { self.pid } else { 0 }
+    /// Of two entries of one name, the first holds.
+    fn named(&self) -> Wanted {
+        let name = &self.name;
+        if name.is(b"CKPT_LAUNCHER_PID") && self.pid.bytes().is_empty() {
+            Wanted::Launcher
+        } else if name.is(b"CKPT_DIR") && DIR.len() == 0 {
+            Wanted::Dir
+        } else if name.is(b"CKPT_JOB_ID") && JOB.len() == 0 {
+            Wanted::Job
+        } else {
+            Wanted::Nothing
+        }
     }
-}
 
-/// A system call with up to three arguments; the fourth and fifth are 0.
-///
-/// # Safety
-///
-/// The arguments must be what the call wants.
-unsafe fn syscall(number: usize, a: usize, b: usize, c: usize) -> isize {
-    let result: isize;
-    // SAFETY: the x86_64 convention: rcx and r11 are lost, memory may be written to.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number as isize => result,
-            in("rdi") a,
-            in("rsi") b,
-            in("rdx") c,
-            in("r10") 0usize,
-            in("r8") 0usize,
-            lateout("rcx") _,
-            lateout("r11") _,
-            options(nostack),
-        );
+    /// Whether all has been found, and the last entry was read to its end.
+    fn is_over(&self) -> bool {
+        matches!(self.wanted, Wanted::Unknown)
+            && !self.pid.bytes().is_empty()
+            && DIR.len() > 0
+            && JOB.len() > 0
     }
-    result
 }

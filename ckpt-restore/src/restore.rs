@@ -7,6 +7,7 @@ use ckpt_core::job::Job;
 use ckpt_core::rebuild::{self, Rebuilt};
 use ckpt_core::{Error, ErrorKind, Result};
 use ckpt_launch::cli::JoinAt;
+use ckpt_launch::control::environment;
 use ckpt_launch::control::place::{Ownership, Place};
 use ckpt_launch::control::protocol::{Event, Last};
 use ckpt_launch::control::server::Server;
@@ -52,6 +53,7 @@ fn restore(args: &Restore, with: &With, voice: &Voice) -> Result<u8> {
         let signals = Signals::take(true)?;
         launch::become_subreaper()?;
         let server = Server::new(ownership.listen()?);
+        environment::write(ownership.place())?;
 
         let options = rebuild::Options {
             pids: args.pids.into(),

@@ -49,6 +49,7 @@ pub const ALL: &[Payload] = &[
     new("objects", Kind::C(&[])),
     new("state", Kind::C(&[])),
     new("unsupported", Kind::C(&[])),
+    new("dmtcp_api", Kind::C(&["-fPIC"])),
 ];
 
 /// The payload of that name.

@@ -154,6 +154,20 @@ impl Run {
         user: &User,
         prepare: impl FnOnce(&Path) -> T,
     ) -> (Self, T) {
+        Self::launch(payload, user, &[], prepare)
+    }
+
+    /// The same with the preload object.
+    pub fn start_preloaded(payload: Payload, user: &User) -> Self {
+        Self::launch(payload, user, &["--preload"], |_| ()).0
+    }
+
+    fn launch<T>(
+        payload: Payload,
+        user: &User,
+        flags: &[&str],
+        prepare: impl FnOnce(&Path) -> T,
+    ) -> (Self, T) {
         static RUNS: AtomicU32 = AtomicU32::new(0);
         let folder = folder_for(user);
         tree::adopt_orphans();
@@ -164,7 +178,7 @@ impl Run {
         user.own(&images);
         let prepared = prepare(&images);
         let mut command = user.command(&tools().launch);
-        command.args(["-v", "-i", "0", "--ckptdir"]).arg(&images).arg("--");
+        command.args(["-v", "-i", "0", "--ckptdir"]).arg(&images).args(flags).arg("--");
         command.args(payload.command()).arg(folder.path().join("output"));
         let supervisor = spawn(command, &payload, &tag, folder.path(), "life-0.log");
         (Self { payload, user: user.clone(), folder, tag, supervisor, lives: 1 }, prepared)
@@ -287,9 +301,14 @@ impl Run {
 
     /// Brings the job back with `ckpt-restore`.
     pub fn restore(&mut self, from: From<'_>) {
+        self.restore_with(from, &[]);
+    }
+
+    /// The same with more in the restorer's environment.
+    pub fn restore_with(&mut self, from: From<'_>, environment: &[(&str, &str)]) {
         assert!(self.is_gone(), "the job is still there");
         let mut command = self.user.command(&tools().restore);
-        command.arg("-v");
+        command.arg("-v").envs(environment.iter().copied());
         match from {
             From::Directory => command.arg(self.images()),
             From::Image(image) => command.arg(image),

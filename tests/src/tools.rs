@@ -14,6 +14,8 @@ use crate::payload::ALL;
 
 const BINARIES: [&str; 3] = ["ckpt-launch", "ckpt", "ckpt-restore"];
 
+const PRELOAD: &str = "libckpt_preload.so";
+
 /// Where everything is.
 #[derive(Debug)]
 pub struct Tools {
@@ -23,6 +25,8 @@ pub struct Tools {
     pub ckpt: PathBuf,
     /// `ckpt-restore`.
     pub restore: PathBuf,
+    /// The preload object; it is built by itself.
+    pub preload: PathBuf,
     /// The folder of the payloads.
     pub payloads: PathBuf,
     /// The folder of it all.
@@ -68,6 +72,7 @@ fn gather() -> Tools {
         launch: folder.join("ckpt-launch"),
         ckpt: folder.join("ckpt"),
         restore: folder.join("ckpt-restore"),
+        preload: folder.join(PRELOAD),
         payloads: folder.join("payloads"),
         folder,
     }
@@ -76,7 +81,7 @@ fn gather() -> Tools {
 fn make(built: &Path, sources: &Path, folder: &Path) {
     let payloads = folder.join("payloads");
     fs::create_dir_all(&payloads).expect("the folder can be made");
-    for name in BINARIES.iter().chain(&["libckpt_preload.so"]) {
+    for name in BINARIES.iter().chain(&[PRELOAD]) {
         let from = built.join(name);
         if from.exists() {
             fs::copy(&from, folder.join(name)).expect("binaries can be copied");
@@ -94,6 +99,7 @@ fn make(built: &Path, sources: &Path, folder: &Path) {
 /// Changes whenever a binary or a payload's source does.
 fn fingerprint(built: &Path, sources: &Path) -> u64 {
     let mut files: Vec<PathBuf> = BINARIES.iter().map(|name| built.join(name)).collect();
+    files.extend(Some(built.join(PRELOAD)).filter(|path| path.exists()));
     let entries = fs::read_dir(sources).expect("the payloads are there");
     files.extend(entries.flatten().map(|entry| entry.path()));
     files.sort();

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{self, Directory, Importance, Writer};
-use crate::job::Job;
+use crate::job::{History, Job};
 use crate::os::{clock, cpu, elf};
 use crate::progress::{Event, Observer};
 use crate::snapshot::{Host, PAGES, PageIndex, SNAPSHOT, Snapshot};
@@ -112,6 +112,7 @@ pub fn checkpoint_together(
         worker.join().unwrap_or_else(lost)
     })?;
     job.generation = report.generation;
+    job.history = with_this(job.history);
     Ok(report)
 }
 
@@ -136,6 +137,7 @@ fn take(
     }
     writer.section(SNAPSHOT, Importance::Critical, &snapshot)?;
     writer.section(PAGES, Importance::Critical, &taken.index)?;
+    writer.section(image::Tag::HIST, Importance::Skippable, &with_this(job.history))?;
     let finished = writer.finish()?;
     gate.pass(Step::Durable)?;
     let published = finished.publish()?;
@@ -153,6 +155,11 @@ fn take(
         bytes_stored: published.bytes,
         bytes_skipped: taken.skipped + taken.streamed.zero,
     })
+}
+
+/// The history with one more checkpoint.
+fn with_this(history: History) -> History {
+    History { checkpoints: history.checkpoints.saturating_add(1), ..history }
 }
 
 /// The highest generation that this job has: after a restart from an older one, newer images are

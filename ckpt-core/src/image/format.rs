@@ -42,12 +42,14 @@ impl Tag {
     pub const PAGE: Self = Self(*b"PAGE");
     /// A summary for listings; may be skipped.
     pub const INFO: Self = Self(*b"INFO");
+    /// What the job has been through; may be skipped.
+    pub const HIST: Self = Self(*b"HIST");
     /// The block table; written by the [`Writer`](super::Writer) itself.
     pub const BLKS: Self = Self(*b"BLKS");
 }
 
 /// The sections that this version understands; an unknown critical one makes an image unreadable.
-pub const KNOWN_TAGS: [Tag; 4] = [Tag::JOB, Tag::PAGE, Tag::INFO, Tag::BLKS];
+pub const KNOWN_TAGS: [Tag; 5] = [Tag::JOB, Tag::PAGE, Tag::INFO, Tag::HIST, Tag::BLKS];
 
 impl fmt::Display for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

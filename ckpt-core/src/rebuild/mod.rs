@@ -19,7 +19,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::error::{Error, Result};
 use crate::image;
-use crate::job::Job;
+use crate::job::{History, Job};
 use crate::kinds::call::Standing;
 use crate::kinds::file::What;
 use crate::progress::Observer;
@@ -94,6 +94,7 @@ pub fn rebuild(
     let started = Instant::now();
     let snapshot = Snapshot::of(image)?;
     let index = PageIndex::of(image)?;
+    let history: History = image.section(image::Tag::HIST)?.unwrap_or_default();
     sound::check(&snapshot)?;
     check::host(image, &snapshot)?;
     let programs = check::programs(&snapshot)?;
@@ -159,6 +160,7 @@ pub fn rebuild(
         parent: stand_in,
         root,
         generation: image.header().generation,
+        history: History { restarts: history.restarts.saturating_add(1), ..history },
         standing,
     };
     let path = image.path().to_path_buf();

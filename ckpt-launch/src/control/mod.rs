@@ -5,7 +5,13 @@
 //! - `.ckpt-<jobid>.lock`, on which its supervisor holds an exclusive flock(2); its text, one JSON
 //!   object ([`place::Record`]), says who that is and where the socket is;
 //! - `.ckpt-<jobid>.sock`, a unix stream socket, mode 0600. Where the file system has no sockets it
-//!   is in `$XDG_RUNTIME_DIR` or in `/tmp/ckpt-<uid>/`, and the record points to it.
+//!   is in `$XDG_RUNTIME_DIR` or in `/tmp/ckpt-<uid>/`, and the record points to it;
+//! - `.ckpt-<jobid>.hold`, an empty file on which processes of the job hold shared flocks while they
+//!   want no checkpoint, and the supervisor an exclusive one while it takes one ([`hold`]);
+//! - `.ckpt-<jobid>.env`, if it was restored: the restorer's environment ([`environment`]).
+//!
+//! A process of the job may have any of these open when an image is taken: what it needs is there
+//! again before it is rebuilt.
 //!
 //! # Protocol, version 1
 //!
@@ -30,6 +36,8 @@
 //! that the image is durable: it came out of it.
 
 pub mod client;
+pub mod environment;
+pub mod hold;
 pub mod place;
 pub mod protocol;
 pub mod server;

@@ -13,6 +13,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 
+use super::hold::{Held, Hold, PATIENCE};
+
 /// Where a job has, or would have, its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -55,6 +57,16 @@ impl Place {
     /// The socket, unless the record says otherwise.
     pub fn socket_path(&self) -> PathBuf {
         self.dir.join(format!(".ckpt-{}.sock", self.job))
+    }
+
+    /// The file by which the job puts checkpoints off.
+    pub fn hold_path(&self) -> PathBuf {
+        self.dir.join(format!(".ckpt-{}.hold", self.job))
+    }
+
+    /// The environment of the restorer.
+    pub fn environment_path(&self) -> PathBuf {
+        self.dir.join(format!(".ckpt-{}.env", self.job))
     }
 
     /// The socket's name in a directory of sockets.
@@ -125,6 +137,7 @@ pub struct Ownership {
     file: File,
     record: Record,
     leftover: Option<PathBuf>,
+    hold: Option<Hold>,
 }
 
 impl Ownership {
@@ -145,7 +158,7 @@ impl Ownership {
                         host: host(),
                         socket: place.socket_path(),
                     };
-                    return Ok(Self { place, file, record, leftover: None });
+                    return Ok(Self { place, file, record, leftover: None, hold: None });
                 }
                 None => continue,
             }
@@ -189,12 +202,23 @@ impl Ownership {
         &self.place
     }
 
-    /// Opens the control socket and writes the record that leads to it.
+    /// Keeps the job from putting off checkpoints, once it doesn't.
     ///
     /// # Errors
     ///
-    /// When no directory takes a socket, or the record can't be written.
+    /// [`ErrorKind::Busy`] if it goes on for too long.
+    pub fn unhindered(&self) -> Result<Option<Held<'_>>> {
+        self.hold.as_ref().map(|hold| hold.take(PATIENCE)).transpose()
+    }
+
+    /// Opens the control socket and writes the record that leads to it; makes what the job's
+    /// processes may have open in the directory.
+    ///
+    /// # Errors
+    ///
+    /// When no directory takes a socket, or the files can't be written.
     pub fn listen(&mut self) -> Result<OwnedFd> {
+        self.hold = Some(Hold::open(&self.place.hold_path())?);
         let here = self.place.socket_path();
         let listener = match bind(&here) {
             Ok(listener) => listener,
@@ -225,10 +249,11 @@ impl Ownership {
 impl Drop for Ownership {
     fn drop(&mut self) {
         // Best effort: what stays behind is recognised as stale by its free lock.
-        for path in
-            [Some(self.place.socket_path()), Some(self.record.socket.clone()), self.leftover.take()]
-        {
-            let _ = path.map(std::fs::remove_file);
+        let place = &self.place;
+        let files = [place.socket_path(), place.hold_path(), place.environment_path()];
+        let sockets = [Some(self.record.socket.clone()), self.leftover.take()];
+        for path in files.into_iter().chain(sockets.into_iter().flatten()) {
+            let _ = std::fs::remove_file(path);
         }
         let _ = std::fs::remove_file(self.place.lock_path());
     }

@@ -110,6 +110,14 @@ pub struct Status {
     pub since: u64,
     pub generation: u64,
     pub restored_from: Option<u64>,
+    /// How often the job was checkpointed, and restored, to get to where it is.
+    #[serde(default)]
+    pub checkpoints: u32,
+    #[serde(default)]
+    pub restarts: u32,
+    /// How many processes it has, zombies left out.
+    #[serde(default)]
+    pub processes: usize,
     pub last: Option<Last>,
     pub last_failure: Option<String>,
     pub interval_s: Option<f64>,

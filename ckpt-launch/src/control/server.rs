@@ -146,6 +146,8 @@ impl Client {
                 Ok(got) => got.bytes,
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => return Read::More,
+                // It hung up without having read our greeting, as it may.
+                Err(Errno::CONNRESET) => 0,
                 Err(_) => return Read::Drop(None),
             };
             for message in control.drain() {
