@@ -10,7 +10,7 @@ use std::time::Duration;
 use ckpt_core::capture;
 use ckpt_core::job::JobId;
 use ckpt_core::{Error, Result};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::coordinator::place::Address;
 use crate::coordinator::secret;
@@ -94,6 +94,30 @@ impl Keeping {
     }
 }
 
+/// Which engine takes the checkpoints.
+#[derive(Debug, Clone, Args, Default)]
+pub struct With {
+    /// What takes the checkpoints: our own engine, DMTCP, or what suits the program (DMTCP for MPI
+    /// across nodes)
+    #[arg(long, value_name = "ENGINE", default_value = "auto")]
+    pub backend: Engine,
+    /// Where DMTCP is installed [default: $DMTCP_HOME, else in $PATH]
+    #[arg(long, value_name = "DIR")]
+    pub dmtcp: Option<PathBuf>,
+}
+
+/// The engines there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Engine {
+    /// What suits the program
+    #[default]
+    Auto,
+    /// Our own
+    Native,
+    /// A DMTCP that is installed here
+    Dmtcp,
+}
+
 /// A coordinator's address on the command line: `HOST:PORT`, or `PORT` on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinAt {
@@ -156,6 +180,9 @@ pub struct Launch {
     /// [default PATH: libckpt_preload.so beside this program]
     #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub preload: Option<OsString>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub engine: With,
     /// Take checkpoints together with other jobs, as the coordinator at this address says
     #[arg(long, value_name = "HOST:PORT")]
     pub join: Option<JoinAt>,

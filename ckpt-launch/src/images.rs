@@ -7,6 +7,7 @@ use ckpt_core::image::{Directory, Entry, Header, ImageId, Reader};
 use ckpt_core::{Error, ErrorKind, Result, snapshot};
 use serde_json::json;
 
+use crate::backend;
 use crate::cli;
 use crate::commands::print;
 use crate::voice::{Relay, Voice};
@@ -19,6 +20,9 @@ use crate::words;
 /// When there is none, or it is damaged.
 pub fn inspect(path: Option<&Path>, voice: &Voice) -> Result<()> {
     let path = path.map_or_else(cli::directory_by_default, PathBuf::from);
+    if path.is_file() && backend::is_dmtcp_image(&path) {
+        return inspect_dmtcp(&path, voice);
+    }
     let image = if path.is_dir() {
         let mut on_bad = |_: &Path, error: &Error| voice.warn(format_args!("passed over: {error}"));
         Directory::open(&path)?.newest_good(None, &mut on_bad)?
@@ -68,11 +72,14 @@ fn machine(number: u16) -> String {
 pub fn verify(path: Option<&Path>, voice: &Voice) -> Result<()> {
     let path = path.map_or_else(cli::directory_by_default, PathBuf::from);
     if !path.is_dir() {
-        return verify_one(&path, voice);
+        let of_dmtcp = backend::is_dmtcp_image(&path);
+        return if of_dmtcp { verify_dmtcp(&path, voice) } else { verify_one(&path, voice) };
     }
     let images = images_in(&path)?;
-    if images.is_empty() {
-        return Err(nothing_in(&path));
+    match (images.is_empty(), backend::is_dmtcp_set(&path)) {
+        (_, true) => verify_dmtcp(&path, voice)?,
+        (true, false) => return Err(nothing_in(&path)),
+        (false, false) => {}
     }
     let mut first = None;
     for image in images {
@@ -85,6 +92,59 @@ pub fn verify(path: Option<&Path>, voice: &Voice) -> Result<()> {
         }
     }
     first.map_or(Ok(()), Err)
+}
+
+/// What DMTCP wrote: as far as can be told from outside.
+fn verify_dmtcp(path: &Path, voice: &Voice) -> Result<()> {
+    let begun = Instant::now();
+    let found = backend::verify(path)?;
+    if voice.json() {
+        let facts = json!({
+            "path": path.to_string_lossy(),
+            "good": true,
+            "backend": "dmtcp",
+            "images": found.images,
+            "size": found.bytes,
+        });
+        return print(&format!("{facts}\n"));
+    }
+    if voice.quiet() {
+        return Ok(());
+    }
+    print(&format!(
+        "{}: good as far as can be told, by DMTCP; {} in {} images; {}\n",
+        path.display(),
+        words::bytes(found.bytes),
+        found.images,
+        words::duration(begun.elapsed())
+    ))
+}
+
+/// What DMTCP says of its image.
+fn inspect_dmtcp(path: &Path, voice: &Voice) -> Result<()> {
+    let whole = backend::image::read(path, None)?;
+    let head = whole.head.as_ref();
+    if voice.json() {
+        let facts = json!({
+            "path": path.to_string_lossy(),
+            "backend": "dmtcp",
+            "size": whole.bytes,
+            "computation": head.map(|head| head.computation.clone()),
+            "generation": head.map(|head| head.generation),
+            "peers": head.map(|head| head.peers),
+        });
+        return print(&format!("{facts}\n"));
+    }
+    let unknown = || "not known of this version".to_owned();
+    let lines = [
+        ("image", path.display().to_string()),
+        ("format", "DMTCP".to_owned()),
+        ("computation", head.map_or_else(unknown, |head| head.computation.clone())),
+        ("generation", head.map_or_else(unknown, |head| head.generation.to_string())),
+        ("processes", head.map_or_else(unknown, |head| head.peers.to_string())),
+        ("size", words::bytes(whole.bytes)),
+    ];
+    print(&lines.map(|(key, value)| format!("{key:<12} {value}\n")).concat())
 }
 
 fn verify_one(path: &Path, voice: &Voice) -> Result<()> {

@@ -12,6 +12,7 @@ use ckpt_core::image::Directory;
 use ckpt_core::job::{Job, JobId};
 use ckpt_core::{Error, ErrorKind, Result};
 
+use crate::backend::{Backend, Driver};
 use crate::cli::{self, JoinAt, Launch};
 use crate::control::place::{Ownership, Place, host};
 use crate::control::protocol::Event;
@@ -19,6 +20,7 @@ use crate::control::server::Server;
 use crate::coordinator::peer::Peer;
 use crate::coordinator::place::Address;
 use crate::coordinator::wire::Joining;
+use crate::engine::{self, Engine};
 use crate::root::Root;
 use crate::signals::Signals;
 use crate::supervisor::{Begun, Supervisor};
@@ -57,7 +59,7 @@ fn ordinary(error: Error) -> Failure {
 
 fn launch(args: &Launch, with: &With, voice: &Voice) -> Result<u8, Failure> {
     let dir = checkpoint_directory(&args.place.directory()).map_err(ordinary)?;
-    let [program, arguments @ ..] = args.command.as_slice() else {
+    let [program, ..] = args.command.as_slice() else {
         return Err(ordinary(Error::new(ErrorKind::Usage, "there is no COMMAND")));
     };
     let preload = args.preload.as_ref().map(preload).transpose().map_err(ordinary)?;
@@ -72,8 +74,8 @@ fn launch(args: &Launch, with: &With, voice: &Voice) -> Result<u8, Failure> {
     let mut ownership = Ownership::take(Place { dir: dir.clone(), job: id }).map_err(ordinary)?;
     let server = Server::new(ownership.listen().map_err(ordinary)?);
 
-    let mut command = Command::new(program);
-    command.args(arguments).env("CKPT_DIR", &dir).env("CKPT_JOB_ID", id.to_string());
+    let (engine, mut command) = started(args, &dir, voice).map_err(ordinary)?;
+    command.env("CKPT_DIR", &dir).env("CKPT_JOB_ID", id.to_string());
     if let Some(preload) = preload {
         command.env("LD_PRELOAD", preload).env("CKPT_LAUNCHER_PID", std::process::id().to_string());
     }
@@ -94,9 +96,29 @@ fn launch(args: &Launch, with: &With, voice: &Voice) -> Result<u8, Failure> {
     voice.event(&Event::Launched { job: id.to_string(), name, pid, dir: dir_text });
 
     let dmtcp_names = with.dmtcp_names;
-    let begun = Begun { job, root: Root::Child(pid), from: None, peer, dmtcp_names };
+    let begun = Begun { job, engine, root: Root::Child(pid), from: None, peer, dmtcp_names };
     let (options, interval) = (args.keeping.options(&dir), args.keeping.every());
     Ok(Supervisor::new(voice, signals, (ownership, server), begun, options, interval).run())
+}
+
+/// The engine, and the command that starts the job under it.
+fn started(args: &Launch, dir: &Path, voice: &Voice) -> Result<(Engine, Command)> {
+    let choice = engine::choose(&args.engine, &args.command);
+    let [program, arguments @ ..] = args.command.as_slice() else {
+        return Err(Error::new(ErrorKind::Usage, "there is no COMMAND"));
+    };
+    if choice.backend == Backend::Native {
+        tracing::info!("{}", choice.why);
+        let mut command = Command::new(program);
+        command.args(arguments);
+        return Ok((Engine::Native, command));
+    }
+    let found = engine::dmtcp(&args.engine)?;
+    let what = format!("{} ({} in {})", choice.why, found.version, found.bin.display());
+    voice.say(&Event::Chosen { what: what.clone() }, what);
+    let options = engine::dmtcp_options(dir, &args.keeping, args.talk.quiet);
+    let (driver, command) = Driver::launch(&found, options, program, arguments)?;
+    Ok((Engine::Dmtcp(Box::new(driver)), command))
 }
 
 /// What a launcher says of itself to a coordinator.

@@ -25,6 +25,7 @@ use crate::control::protocol::{Event, Last, Status, VERSION, Verb, kind_of};
 use crate::control::server::{Call, Reply, Server};
 use crate::coordinator::peer::Peer;
 use crate::coordinator::wire::{Answer, Command, Down};
+use crate::engine::Engine;
 use crate::names::image;
 use crate::root::{End, Root, Stop};
 use crate::signals::{self, Arrived, Signals};
@@ -40,6 +41,7 @@ pub struct Supervisor<'a> {
     ownership: Ownership,
     server: Server,
     root: Root,
+    engine: Engine,
     job: Job,
     options: capture::Options,
     interval: Option<Duration>,
@@ -59,6 +61,8 @@ pub struct Supervisor<'a> {
 pub struct Begun {
     /// The job.
     pub job: Job,
+    /// What takes its checkpoints.
+    pub engine: Engine,
     /// Its first process.
     pub root: Root,
     /// The image it was restored from.
@@ -85,6 +89,7 @@ impl<'a> Supervisor<'a> {
             ownership,
             server,
             root: begun.root,
+            engine: begun.engine,
             job: begun.job,
             options,
             interval,
@@ -356,7 +361,7 @@ impl<'a> Supervisor<'a> {
     ) -> Result<capture::Report> {
         let result = self.ownership.unhindered().and_then(|_hold| {
             let relay = Relay::new(self.voice, "checkpoint", replies);
-            capture::checkpoint_together(&mut self.job, options, &relay, gate)
+            self.engine.checkpoint(&mut self.job, options, &relay, gate)
         });
         match &result {
             Ok(report) => {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use ckpt_core::job::JobId;
 use ckpt_core::rebuild;
-use ckpt_launch::cli::{JoinAt, Keeping, Talk, Where};
+use ckpt_launch::cli::{JoinAt, Keeping, Talk, Where, With};
 use clap::{Parser, ValueEnum};
 
 /// Bring a job back from a checkpoint, and stay with it until it ends.
@@ -34,6 +34,8 @@ pub struct Restore {
     /// Cut files that the job only appended to back to their length at the checkpoint
     #[arg(long)]
     pub cut_appended: bool,
+    #[command(flatten)]
+    pub engine: With,
     /// Take checkpoints together with other jobs, as the coordinator at this address says
     #[arg(long, value_name = "HOST:PORT")]
     pub join: Option<JoinAt>,

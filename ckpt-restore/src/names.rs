@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
 use ckpt_core::{Error, ErrorKind, Result};
-use ckpt_launch::cli::Where;
+use ckpt_launch::cli::{self, Where};
 use ckpt_launch::coordinator::place::Address;
 use ckpt_launch::dmtcp::options::{self, Images, Parsed, RestartOptions};
 use ckpt_launch::dmtcp::{Program, words};
@@ -14,6 +14,7 @@ use ckpt_launch::names::launch::{keeping, say};
 use ckpt_launch::names::{fail, lookup, meeting, talk, voice, warn_of};
 
 use crate::cli::{Pids, Restore};
+use crate::dmtcp;
 use crate::restore::run_with;
 
 const OURS: Program = Program::Restart;
@@ -32,6 +33,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
 fn restart(options: &RestartOptions) -> Result<u8> {
     let common = &options.common;
     let images = images(&options.images)?;
+    if images.iter().all(|image| dmtcp::is_meant(image)) {
+        return dmtcp::restore(&args(options, None), &images, &voice(OURS, common.quiet));
+    }
     // Before anything is started: what cannot be restored is known here.
     for image in &images {
         ckpt_core::image::Reader::open(image.canonicalize().unwrap_or_else(|_| image.clone()))?;
@@ -40,20 +44,25 @@ fn restart(options: &RestartOptions) -> Result<u8> {
     if let [image] = images.as_slice() {
         let voice = voice(OURS, common.quiet);
         warn_of(&common.ignored, &voice);
-        let args = Restore {
-            image: Some(image.clone()),
-            place: Where { ckptdir: common.ckptdir.clone() },
-            job: None,
-            generation: None,
-            keeping: keeping(None),
-            pids: Pids::Auto,
-            cut_appended: false,
-            join: None,
-            talk: talk(common.quiet),
-        };
+        let args = args(options, Some(image.clone()));
         return Ok(run_with(&args, &With { join: Some(address), dmtcp_names: true }, &voice));
     }
     all(&images, common, &address)
+}
+
+fn args(options: &RestartOptions, image: Option<PathBuf>) -> Restore {
+    Restore {
+        image,
+        place: Where { ckptdir: options.common.ckptdir.clone() },
+        job: None,
+        generation: None,
+        keeping: keeping(None),
+        pids: Pids::Auto,
+        cut_appended: false,
+        engine: cli::With::default(),
+        join: None,
+        talk: talk(options.common.quiet),
+    }
 }
 
 /// Restores each image by a process like this one, and waits for all: the first one's status, or

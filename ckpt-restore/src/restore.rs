@@ -12,6 +12,7 @@ use ckpt_launch::control::place::{Ownership, Place};
 use ckpt_launch::control::protocol::{Event, Last};
 use ckpt_launch::control::server::Server;
 use ckpt_launch::coordinator::peer::Peer;
+use ckpt_launch::engine::Engine;
 use ckpt_launch::launch::With;
 use ckpt_launch::root::Root;
 use ckpt_launch::signals::Signals;
@@ -21,6 +22,7 @@ use ckpt_launch::{images, launch, words};
 
 use crate::choose::{self, Choice};
 use crate::cli::Restore;
+use crate::dmtcp;
 
 /// Brings the job back and stays with it; gives the exit status.
 pub fn run(args: &Restore) -> u8 {
@@ -35,6 +37,10 @@ pub fn run_with(args: &Restore, with: &With, voice: &Voice) -> u8 {
 }
 
 fn restore(args: &Restore, with: &With, voice: &Voice) -> Result<u8> {
+    let path = args.image.clone().unwrap_or_else(|| args.place.directory());
+    if dmtcp::is_meant(&path) {
+        return dmtcp::restore(args, &[path], voice);
+    }
     let mut choice = Choice::of(args)?;
     let dir = choose::home(args, &choice)?;
     // The first failure is the one to report if nothing better is found.
@@ -114,7 +120,8 @@ fn begun(rebuilt: Rebuilt, from: Last, dmtcp_names: bool) -> Begun {
         foreground: rebuilt.foreground,
         status: rebuilt.status,
     };
-    Begun { job: rebuilt.job, root, from: Some(from), peer: None, dmtcp_names }
+    let engine = Engine::Native;
+    Begun { job: rebuilt.job, engine, root, from: Some(from), peer: None, dmtcp_names }
 }
 
 fn say(voice: &Voice, rebuilt: &Rebuilt, generation: u64) {

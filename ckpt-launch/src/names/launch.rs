@@ -11,7 +11,7 @@ use ckpt_core::{Error, ErrorKind};
 use goblin::elf::Elf;
 
 use super::{fail, lookup, meeting, talk, voice, warn_of};
-use crate::cli::{Keeping, Launch, Where};
+use crate::cli::{Engine, Keeping, Launch, Where};
 use crate::dmtcp::options::{self, LaunchOptions, Parsed};
 use crate::dmtcp::{Program, words};
 use crate::launch::{With, run_with};
@@ -51,6 +51,7 @@ fn launch(options: &LaunchOptions) -> u8 {
         },
         // The object costs every exec a little: it is for those who call it.
         preload: calls_dmtcp(program).then(OsString::new),
+        engine: crate::cli::With { backend: Engine::Native, dmtcp: None },
         join: None,
         talk: talk(common.quiet),
         command: options.command.clone(),

@@ -1,0 +1,97 @@
+//! What takes a job's checkpoints: our own engine, or a DMTCP that is installed here. The supervisor
+//! does not care which.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ckpt_core::capture::{self, Gate, Options, Report};
+use ckpt_core::job::Job;
+use ckpt_core::progress::Observer;
+use ckpt_core::{Result, capture::Step};
+
+use crate::backend::{self, Backend, Choice, Driver, Found};
+use crate::cli::{Engine as Wanted, Keeping, With};
+
+/// A checkpoint by DMTCP that has not come to its end by then is given up.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// The engine of one job.
+#[derive(Debug)]
+pub enum Engine {
+    /// `ckpt_core`.
+    Native,
+    /// DMTCP.
+    Dmtcp(Box<Driver>),
+}
+
+impl Engine {
+    /// Takes a checkpoint; see [`capture::checkpoint_together`].
+    ///
+    /// # Errors
+    ///
+    /// Why there is none. The job runs on, unless DMTCP has lost it.
+    pub fn checkpoint(
+        &mut self,
+        job: &mut Job,
+        options: &Options,
+        observer: &dyn Observer,
+        gate: &dyn Gate,
+    ) -> Result<Report> {
+        match self {
+            Self::Native => capture::checkpoint_together(job, options, observer, gate),
+            Self::Dmtcp(driver) => {
+                // DMTCP freezes, captures and publishes by itself: its job goes along with others'
+                // as far as it can, and is published before the last step.
+                gate.pass(Step::Frozen)?;
+                let report = driver.checkpoint(Instant::now() + PATIENCE)?;
+                gate.pass(Step::Captured)?;
+                gate.pass(Step::Durable)?;
+                job.generation = report.generation;
+                Ok(of_dmtcp(report))
+            }
+        }
+    }
+}
+
+/// DMTCP does not tell how long the job stood: at most as long as it all took.
+fn of_dmtcp(report: backend::Report) -> Report {
+    Report {
+        generation: report.generation,
+        path: report.path,
+        frozen: report.total,
+        total: report.total,
+        processes: report.images,
+        tasks: report.images,
+        bytes_read: report.bytes,
+        bytes_stored: report.bytes,
+        bytes_skipped: 0,
+    }
+}
+
+/// Which engine a command line is for, and why.
+pub fn choose(with: &With, command: &[std::ffi::OsString]) -> Choice {
+    let told = |backend, what: &str| Choice { backend, why: format!("{what}: --backend") };
+    match with.backend {
+        Wanted::Native => told(Backend::Native, "our own engine"),
+        Wanted::Dmtcp => told(Backend::Dmtcp, "DMTCP"),
+        Wanted::Auto => {
+            let here = std::env::current_dir().unwrap_or_default();
+            backend::auto(command, &here, &backend::choose::environment())
+        }
+    }
+}
+
+/// The DMTCP that is to be used.
+///
+/// # Errors
+///
+/// [`ckpt_core::ErrorKind::Unsupported`] if there is none, with the ways to get it.
+pub fn dmtcp(with: &With) -> Result<Found> {
+    backend::find(with.dmtcp.as_deref())
+}
+
+/// How a job is run under DMTCP.
+pub fn dmtcp_options(dir: &Path, keeping: &Keeping, quiet: bool) -> backend::Options {
+    let keep = keeping.keep as usize;
+    backend::Options { dir: dir.to_path_buf(), keep, gzip: keeping.level != 0, quiet }
+}
