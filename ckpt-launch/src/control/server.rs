@@ -36,7 +36,7 @@ impl Reply {
         if let Some(file) = &mut self.0
             && let Err(error) = file.write_all(event.line().as_bytes())
         {
-            tracing::info!(%error, "a client went away before its answer");
+            tracing::debug!(%error, "a client went away before its answer");
             self.0 = None;
         }
     }
