@@ -14,6 +14,7 @@ pub mod image;
 pub mod job;
 pub mod kinds;
 mod os;
+pub mod probe;
 pub mod progress;
 pub mod rebuild;
 pub mod snapshot;

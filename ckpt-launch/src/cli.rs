@@ -250,6 +250,18 @@ pub enum Verb {
         #[arg(value_name = "IMAGE|DIR")]
         path: Option<PathBuf>,
     },
+    /// Say what is possible on this host, and what would mend what is missing
+    Doctor {
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        place: Where,
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        engine: With,
+        /// Say as well which engine this command would get
+        #[arg(trailing_var_arg = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
     /// List the images of a directory
     List {
         /// The directory [default: the checkpoint directory]

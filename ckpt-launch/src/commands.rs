@@ -12,6 +12,7 @@ use ckpt_core::{Error, Result};
 use crate::cli::{self, Ckpt, Verb, Which};
 use crate::control::client::{Connection, Outcome};
 use crate::control::protocol::{Event, Status};
+use crate::doctor;
 use crate::images;
 use crate::voice::{Relay, Voice};
 use crate::words;
@@ -25,6 +26,9 @@ pub fn run(args: &Ckpt) -> u8 {
         Verb::Kill(which) => kill(which, &voice),
         Verb::Inspect { path } => images::inspect(path.as_deref(), &voice),
         Verb::Verify { path } => images::verify(path.as_deref(), &voice),
+        Verb::Doctor { place, engine, command } => {
+            doctor::run(&place.directory(), engine, command, &voice)
+        }
         Verb::List { dir } => images::list(dir.as_deref(), &voice),
     };
     result.map_or_else(|error| voice.fail(&error), |()| 0)

@@ -16,6 +16,7 @@ pub mod commands;
 pub mod control;
 pub mod coordinator;
 pub mod dmtcp;
+pub mod doctor;
 pub mod engine;
 pub mod images;
 pub mod launch;

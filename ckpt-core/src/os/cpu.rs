@@ -48,6 +48,18 @@ pub(crate) fn features() -> Vec<String> {
     found
 }
 
+/// The highest x86-64 level (psABI: v1 to v4) whose instructions are all here.
+pub(crate) fn level() -> u8 {
+    const LEVELS: [&[&str]; 3] = [
+        &["popcnt", "pni", "sse4_1", "sse4_2", "ssse3"],
+        &["abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"],
+        &["avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"],
+    ];
+    let here = features();
+    let has = |names: &&&[&str]| names.iter().all(|name| here.iter().any(|f| f == name));
+    1 + LEVELS.iter().take_while(has).count() as u8
+}
+
 /// Lets several threads do the same work, which they share among themselves; the calling thread
 /// does its part, and all of it where no thread can be had.
 pub(crate) fn in_parallel(count: usize, work: impl Fn() -> Result<()> + Sync) -> Result<()> {

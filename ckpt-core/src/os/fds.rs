@@ -46,6 +46,16 @@ fn same_by_kcmp(a: (pid_t, i32), b: (pid_t, i32)) -> io::Result<bool> {
     }
 }
 
+/// Whether kcmp(2) is allowed here.
+pub(crate) fn may_compare() -> io::Result<()> {
+    let own = std::process::id() as i32;
+    same_by_kcmp((own, 0), (own, 0)).map(drop).or_else(|e| match e.raw_os_error() {
+        // Descriptor 0 may be closed.
+        Some(libc::EBADF) => Ok(()),
+        _ => Err(e),
+    })
+}
+
 /// The same where kcmp(2) is refused (container runtimes' seccomp profiles): the signal number
 /// of `F_SETSIG` belongs to the OFD, so a mark set through one descriptor shows up in the other
 /// if, and only if, they are one. It is put back at once.

@@ -79,6 +79,11 @@ impl Pagemap {
         }
     }
 
+    /// Whether this kernel has `PAGEMAP_SCAN`.
+    pub(crate) fn scans(&self) -> bool {
+        self.scan(0, PAGE, 0).is_ok()
+    }
+
     /// The runs of populated pages in `start..end`, by address.
     pub(crate) fn runs(&self, start: u64, end: u64) -> Result<Vec<Run>> {
         let found = match self.scan(start, end, IS_GUARD) {

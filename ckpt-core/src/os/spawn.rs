@@ -65,6 +65,28 @@ pub(crate) fn fork(namespaces: c_int, tid: Option<pid_t>) -> io::Result<Fork> {
     }
 }
 
+/// Has a process of its own try something, in namespaces of its own; gives what came of it. The
+/// caller has a single thread (module head).
+pub(crate) fn try_in_child(
+    namespaces: c_int,
+    work: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
+    match fork(namespaces, None)? {
+        Fork::Child => {
+            // An error number fits into an exit status.
+            let errno = work().map_or_else(|e| e.raw_os_error().unwrap_or(libc::EIO), |()| 0);
+            exit(errno.min(255))
+        }
+        Fork::Parent(pid) => match reap(pid)? {
+            status if libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0 => Ok(()),
+            status if libc::WIFEXITED(status) => {
+                Err(io::Error::from_raw_os_error(libc::WEXITSTATUS(status)))
+            }
+            _ => Err(io::Error::from_raw_os_error(libc::EINTR)),
+        },
+    }
+}
+
 /// Forks until the number `wanted` comes by, where numbers cannot be chosen; they are handed out
 /// in turn. Gives up with `EAGAIN` when it has gone round.
 pub(crate) fn fork_until(wanted: pid_t) -> io::Result<Fork> {
@@ -76,7 +98,7 @@ pub(crate) fn fork_until(wanted: pid_t) -> io::Result<Fork> {
             Fork::Child if own_pid() == wanted => return Ok(Fork::Child),
             Fork::Child => exit(0),
             Fork::Parent(pid) if pid == wanted => return Ok(Fork::Parent(pid)),
-            Fork::Parent(pid) => reap(pid)?,
+            Fork::Parent(pid) => drop(reap(pid)?),
         }
     }
 }
@@ -131,8 +153,8 @@ fn burn() -> io::Result<pid_t> {
     Ok(pid as pid_t)
 }
 
-/// Waits for a child to end and takes its status.
-pub(crate) fn reap(pid: pid_t) -> io::Result<()> {
+/// Waits for a child to end and takes its status (wait(2)).
+pub(crate) fn reap(pid: pid_t) -> io::Result<c_int> {
     let mut status = 0;
     // SAFETY: the kernel writes one int to the live variable.
     while unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) } == -1 {
@@ -141,7 +163,7 @@ pub(crate) fn reap(pid: pid_t) -> io::Result<()> {
             return Err(error);
         }
     }
-    Ok(())
+    Ok(status)
 }
 
 /// Waits for any child: its number and wait status. `ECHILD` when there is none.

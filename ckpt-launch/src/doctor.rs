@@ -1,0 +1,136 @@
+//! `ckpt doctor`: on one screen, what is possible here, which way each thing will go, and what would
+//! mend what is missing.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use ckpt_core::probe::{self, Fact, Grade};
+use ckpt_core::{Error, ErrorKind, Result};
+use serde_json::json;
+
+use crate::cli::With;
+use crate::commands::print;
+use crate::coordinator::secret::{self, Secret};
+use crate::voice::Voice;
+use crate::{backend, engine};
+
+/// Looks at this host, at the checkpoint directory, and at `command` if there is one.
+///
+/// # Errors
+///
+/// [`ErrorKind::Unsupported`] if jobs cannot be checkpointed here.
+pub fn run(dir: &Path, with: &With, command: &[OsString], voice: &Voice) -> Result<()> {
+    let mut facts = probe::host();
+    facts.push(directory(dir));
+    facts.push(the_secret());
+    facts.push(dmtcp(with));
+    facts.push(slurm());
+    if !command.is_empty() {
+        facts.push(for_command(with, command));
+    }
+    let line = if voice.json() { as_json } else { in_words };
+    print(&facts.iter().map(line).collect::<String>())?;
+    let missing: Vec<&str> =
+        facts.iter().filter(|fact| fact.grade == Grade::Missing).map(|fact| fact.what).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let what = format!("jobs cannot be checkpointed here: {}", missing.join(", "));
+    Err(Error::new(ErrorKind::Unsupported, what))
+}
+
+fn in_words(fact: &Fact) -> String {
+    let mark = match fact.grade {
+        Grade::Good => "ok",
+        Grade::Fair => "--",
+        Grade::Missing => "NO",
+    };
+    let line = format!("{mark:<3} {:<12} {}\n", fact.what, fact.way);
+    match (&fact.fix, fact.grade) {
+        (Some(fix), Grade::Fair | Grade::Missing) => format!("{line}{:<17}better: {fix}\n", ""),
+        _ => line,
+    }
+}
+
+fn as_json(fact: &Fact) -> String {
+    let grade = format!("{:?}", fact.grade).to_lowercase();
+    let fact = json!({ "what": fact.what, "grade": grade, "way": fact.way, "fix": fact.fix });
+    format!("{fact}\n")
+}
+
+fn fact(what: &'static str, grade: Grade, way: String, fix: Option<String>) -> Fact {
+    Fact { what, grade, way, fix }
+}
+
+/// Whether images can be written there, and whether a lock there keeps two jobs apart.
+fn directory(dir: &Path) -> Fact {
+    const WHAT: &str = "directory";
+    let here = dir.display();
+    let space = rustix::fs::statvfs(dir).map(|fs| fs.f_bavail * fs.f_frsize).unwrap_or_default();
+    let file = tempfile::tempfile_in(dir);
+    match file.map(|file| file.try_lock().is_ok()) {
+        Ok(true) => {
+            let way = format!("{here}, {} free", crate::words::bytes(space));
+            fact(WHAT, Grade::Good, way, None)
+        }
+        Ok(false) => {
+            let way =
+                format!("{here} has no file locks: two restarts of one job are not kept apart");
+            fact(WHAT, Grade::Fair, way, Some("a file system with flock".to_owned()))
+        }
+        Err(error) => {
+            let fix = "name a folder of your own with --ckptdir".to_owned();
+            fact(WHAT, Grade::Missing, format!("{here} cannot be written to: {error}"), Some(fix))
+        }
+    }
+}
+
+fn the_secret() -> Fact {
+    const WHAT: &str = "secret";
+    let path = secret::path(None);
+    if !path.exists() {
+        let way = format!("{} is made when a coordinator is first used", path.display());
+        return fact(WHAT, Grade::Good, way, None);
+    }
+    match Secret::of(&path) {
+        Ok(_) => fact(WHAT, Grade::Good, path.display().to_string(), None),
+        Err(error) => {
+            let fix = error.guidance().map(str::to_owned);
+            fact(WHAT, Grade::Fair, format!("of no use: {error}"), fix)
+        }
+    }
+}
+
+fn dmtcp(with: &With) -> Fact {
+    match engine::dmtcp(with) {
+        Ok(found) => {
+            let way = format!("{} in {}, for MPI across nodes", found.version, found.bin.display());
+            fact("DMTCP", Grade::Good, way, None)
+        }
+        Err(error) => {
+            let fix = error.guidance().map(str::to_owned);
+            fact("DMTCP", Grade::Fair, "none found; needed for MPI across nodes only".into(), fix)
+        }
+    }
+}
+
+fn slurm() -> Fact {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let there = std::env::split_paths(&path).any(|dir| dir.join("scontrol").is_file());
+    let job = std::env::var("SLURM_JOB_ID").ok();
+    let way = match (there, job) {
+        (true, Some(job)) => format!("scontrol is here, and this is job {job}"),
+        (true, None) => "scontrol is here".to_owned(),
+        (false, Some(job)) => format!("this is job {job}, and there is no scontrol"),
+        (false, None) => "none".to_owned(),
+    };
+    fact("Slurm", Grade::Good, way, None)
+}
+
+fn for_command(with: &With, command: &[OsString]) -> Fact {
+    let choice = engine::choose(with, command);
+    let needs = choice.backend == backend::Backend::Dmtcp && engine::dmtcp(with).is_err();
+    let grade = if needs { Grade::Missing } else { Grade::Good };
+    let fix = needs.then(|| "install DMTCP, or insist on our own engine: --backend native".into());
+    fact("engine", grade, choice.why, fix)
+}
