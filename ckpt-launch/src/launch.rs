@@ -30,7 +30,10 @@ use crate::voice::Voice;
 pub fn run(args: &Launch) -> u8 {
     let voice = Voice::new("ckpt-launch", &args.talk);
     let with = With { join: args.join.clone().map(JoinAt::address), dmtcp_names: false };
-    run_with(args, &with, &voice)
+    launch(args, &with, &voice).unwrap_or_else(|(code, error)| {
+        voice.fail(&error);
+        code
+    })
 }
 
 /// What stands around a job besides.
@@ -42,22 +45,19 @@ pub struct With {
     pub dmtcp_names: bool,
 }
 
-/// Runs the job with a coordinator, or under DMTCP's names.
-pub fn run_with(args: &Launch, with: &With, voice: &Voice) -> u8 {
-    launch(args, with, voice).unwrap_or_else(|(code, error)| {
-        voice.fail(&error);
-        code
-    })
-}
-
 /// An exit status that isn't the error's own, with the error.
-type Failure = (u8, Error);
+pub type Failure = (u8, Error);
 
 fn ordinary(error: Error) -> Failure {
     (error.kind().exit_code(), error)
 }
 
-fn launch(args: &Launch, with: &With, voice: &Voice) -> Result<u8, Failure> {
+/// Runs the job with a coordinator, or under DMTCP's names; gives the exit status.
+///
+/// # Errors
+///
+/// Why there is no job.
+pub fn launch(args: &Launch, with: &With, voice: &Voice) -> Result<u8, Failure> {
     let dir = checkpoint_directory(&args.place.directory()).map_err(ordinary)?;
     let [program, ..] = args.command.as_slice() else {
         return Err(ordinary(Error::new(ErrorKind::Usage, "there is no COMMAND")));

@@ -15,7 +15,7 @@ use ckpt_launch::names::{fail, lookup, meeting, talk, voice, warn_of};
 
 use crate::cli::{Pids, Restore};
 use crate::dmtcp;
-use crate::restore::run_with;
+use crate::restore;
 
 const OURS: Program = Program::Restart;
 
@@ -45,7 +45,7 @@ fn restart(options: &RestartOptions) -> Result<u8> {
         let voice = voice(OURS, common.quiet);
         warn_of(&common.ignored, &voice);
         let args = args(options, Some(image.clone()));
-        return Ok(run_with(&args, &With { join: Some(address), dmtcp_names: true }, &voice));
+        return restore::restore(&args, &With { join: Some(address), dmtcp_names: true }, &voice);
     }
     all(&images, common, &address)
 }

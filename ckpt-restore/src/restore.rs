@@ -28,15 +28,11 @@ use crate::dmtcp;
 pub fn run(args: &Restore) -> u8 {
     let voice = Voice::new("ckpt-restore", &args.talk);
     let with = With { join: args.join.clone().map(JoinAt::address), dmtcp_names: false };
-    run_with(args, &with, &voice)
+    restore(args, &with, &voice).unwrap_or_else(|error| voice.fail(&error))
 }
 
 /// Brings it back with a coordinator, or under DMTCP's names.
-pub fn run_with(args: &Restore, with: &With, voice: &Voice) -> u8 {
-    restore(args, with, voice).unwrap_or_else(|error| voice.fail(&error))
-}
-
-fn restore(args: &Restore, with: &With, voice: &Voice) -> Result<u8> {
+pub fn restore(args: &Restore, with: &With, voice: &Voice) -> Result<u8> {
     let path = args.image.clone().unwrap_or_else(|| args.place.directory());
     if dmtcp::is_meant(&path) {
         return dmtcp::restore(args, &[path], voice);

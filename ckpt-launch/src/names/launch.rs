@@ -14,7 +14,7 @@ use super::{fail, lookup, meeting, talk, voice, warn_of};
 use crate::cli::{Engine, Keeping, Launch, Where};
 use crate::dmtcp::options::{self, LaunchOptions, Parsed};
 use crate::dmtcp::{Program, words};
-use crate::launch::{With, run_with};
+use crate::launch::{self, With};
 
 /// Runs `dmtcp_launch`; gives the exit status.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
@@ -38,7 +38,7 @@ pub fn say(text: &str, code: u8) -> u8 {
 fn launch(options: &LaunchOptions) -> u8 {
     let common = &options.common;
     let voice = voice(Program::Launch, common.quiet);
-    warn_of(&common.ignored, &voice);
+    warn_of(&ignored(options), &voice);
     let address = match meeting::meet(common, &options.meeting) {
         Ok(address) => address,
         Err(error) => return fail(Program::Launch, &error),
@@ -56,7 +56,22 @@ fn launch(options: &LaunchOptions) -> u8 {
         talk: talk(common.quiet),
         command: options.command.clone(),
     };
-    run_with(&args, &With { join: Some(address), dmtcp_names: true }, &voice)
+    let with = With { join: Some(address), dmtcp_names: true };
+    launch::launch(&args, &with, &voice).unwrap_or_else(|(_, error)| fail(Program::Launch, &error))
+}
+
+/// Options that DMTCP needs and we do not: generations have names of their own anyway, and open files
+/// that have no name any more are saved anyway.
+fn ignored(options: &LaunchOptions) -> Vec<&'static str> {
+    let mut ignored = options.common.ignored.clone();
+    for (given, name) in [
+        (options.unique_filenames, "--enable-unique-checkpoint-filenames"),
+        (options.ckpt_open_files, "--ckpt-open-files"),
+        (options.allow_file_overwrite, "--allow-file-overwrite"),
+    ] {
+        ignored.extend(given.then_some(name));
+    }
+    ignored
 }
 
 /// What is kept of images, and how: without gzip, as they are.
