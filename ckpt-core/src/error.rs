@@ -33,6 +33,8 @@ pub enum ErrorKind {
     Permission,
     /// A process ended while it was being worked on (exit 75, `EX_TEMPFAIL`).
     Gone,
+    /// The job was changing its shape while it was being frozen (exit 75, `EX_TEMPFAIL`).
+    Disturbed,
 }
 
 impl ErrorKind {
@@ -46,7 +48,7 @@ impl ErrorKind {
             Self::Internal => 70,
             Self::Os => 71,
             Self::Io => 74,
-            Self::Busy | Self::Gone => 75,
+            Self::Busy | Self::Gone | Self::Disturbed => 75,
             Self::Permission => 77,
         }
     }

@@ -48,6 +48,7 @@ pub const ALL: &[Payload] = &[
     new("family", Kind::C(&[])),
     new("objects", Kind::C(&[])),
     new("state", Kind::C(&[])),
+    new("restless", Kind::C(&[])),
     new("unsupported", Kind::C(&[])),
     new("dmtcp_api", Kind::C(&["-fPIC"])),
 ];

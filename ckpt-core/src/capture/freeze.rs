@@ -1,12 +1,13 @@
 //! Brings every task of the job to a stop, and finds out which there are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::kinds::call::undo_interruption;
-use crate::os::proc;
 use crate::os::tracee::{Halt, Running, Stopped};
+use crate::os::{proc, ptrace};
 
 /// How long a round waits for tasks to stop before it looks for what holds them up.
 const ROUND: Duration = Duration::from_millis(5);
@@ -16,7 +17,7 @@ const ROUND: Duration = Duration::from_millis(5);
 pub(crate) struct FrozenProcess {
     /// PID as seen from here.
     pub(crate) pid: i32,
-    /// Its tasks, the leader first.
+    /// Its tasks, the leader first, then those with children: in this order they are let go.
     pub(crate) tasks: Vec<Stopped>,
 }
 
@@ -26,6 +27,8 @@ pub(crate) struct Frozen {
     pub(crate) processes: Vec<FrozenProcess>,
     /// Zombies, as seen from here.
     pub(crate) zombies: Vec<i32>,
+    /// System calls that the freeze has cut short and that begin anew, by tid.
+    pub(crate) cut_short: BTreeMap<i32, i64>,
 }
 
 impl Frozen {
@@ -39,7 +42,13 @@ impl Frozen {
 struct Net {
     stopped: BTreeMap<i32, (i32, Stopped)>,
     running: BTreeMap<i32, (i32, Running)>,
+    cut_short: BTreeMap<i32, i64>,
+    /// Tasks with children.
+    parents: HashSet<i32>,
 }
+
+/// Tasks that were seized, for the [`undertaker`]; `None` when the freeze is over.
+type Seized = (Mutex<Option<Vec<i32>>>, Condvar);
 
 /// Freezes all descendants of `parent`.
 ///
@@ -51,11 +60,39 @@ struct Net {
 ///
 /// A task cannot be traced, or does not stop in time; it is named. All are released.
 pub(crate) fn freeze(parent: i32, timeout: Duration) -> Result<Frozen> {
+    let seized: Seized = (Mutex::new(Some(Vec::new())), Condvar::new());
+    std::thread::scope(|scope| {
+        let helper = std::thread::Builder::new().name("ckpt-undertaker".into());
+        let helper = helper.spawn_scoped(scope, || undertaker(&seized));
+        let frozen = helper
+            .map_err(|e| Error::os("cannot start a thread for the freeze", e))
+            .and_then(|_| freeze_all(parent, timeout, &seized));
+        *seized.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        seized.1.notify_all();
+        frozen
+    })
+}
+
+/// Takes note of threads that die while the freeze goes on. A thread in execve(2) waits until all
+/// others of its process are gone, a dead one that is traced is gone only when its tracer has heard
+/// of it, and the tracer, which may be waiting in `PTRACE_SEIZE` for that very execve, cannot.
+fn undertaker(seized: &Seized) {
+    let mut tids = seized.0.lock().unwrap_or_else(PoisonError::into_inner);
+    while let Some(known) = &mut *tids {
+        known.retain(|&tid| {
+            let dead = matches!(ptrace::look(tid), Ok(Some(ptrace::Status::Ended(_))));
+            !(dead && !proc::is_leader(tid) && ptrace::bury(tid))
+        });
+        let waited = seized.1.wait_timeout(tids, ROUND);
+        tids = waited.unwrap_or_else(PoisonError::into_inner).0;
+    }
+}
+
+fn freeze_all(parent: i32, timeout: Duration, seized: &Seized) -> Result<Frozen> {
     let deadline = Instant::now() + timeout;
     let mut net = Net::default();
     loop {
-        let found = proc::descendants(parent);
-        let fresh = net.seize_new(&found)?;
+        let fresh = net.seize_new(&proc::family(parent), seized)?;
         net.gather(Instant::now() + ROUND)?;
         if net.running.is_empty() && !fresh {
             return net.into_frozen(parent);
@@ -71,19 +108,34 @@ pub(crate) fn freeze(parent: i32, timeout: Duration) -> Result<Frozen> {
 
 impl Net {
     /// Seizes every task not known yet; true if there was any.
-    fn seize_new(&mut self, processes: &[i32]) -> Result<bool> {
+    ///
+    /// To a task that is traced, signals are sent that it ignores, such as a child's SIGCHLD; another
+    /// thread of its process that is not traced at that moment would be woken by them, and see its
+    /// call interrupted. So those that get such signals, leaders and tasks with children, come last;
+    /// they are let go first ([`FrozenProcess`]).
+    fn seize_new(
+        &mut self,
+        (processes, parents): &(Vec<i32>, HashSet<i32>),
+        seized: &Seized,
+    ) -> Result<bool> {
         let mut fresh = false;
         for &pid in processes {
             // A process that ends meanwhile has no tasks to list.
-            for tid in proc::tasks(pid).unwrap_or_default() {
+            let mut tids = proc::tasks(pid).unwrap_or_default();
+            tids.sort_by_key(|tid| *tid == pid || parents.contains(tid));
+            for tid in tids {
                 if self.stopped.contains_key(&tid) || self.running.contains_key(&tid) {
                     continue;
                 }
-                let seized =
-                    Running::seize(tid).map_err(|e| e.of_process(pid, &proc::comm(pid)))?;
-                if let Some(running) = seized {
-                    running.interrupt();
+                let task = Running::seize(tid).map_err(|e| e.of_process(pid, &proc::comm(pid)))?;
+                if let Some(running) = task {
+                    running.interrupt()?;
+                    let mut seized = seized.0.lock().unwrap_or_else(PoisonError::into_inner);
+                    seized.get_or_insert_default().push(tid);
                     self.running.insert(tid, (pid, running));
+                    if parents.contains(&tid) {
+                        self.parents.insert(tid);
+                    }
                     fresh = true;
                 }
             }
@@ -96,7 +148,8 @@ impl Net {
         for (tid, (pid, running)) in std::mem::take(&mut self.running) {
             match running.halt(until)? {
                 Halt::Stopped(stopped) => {
-                    undo_interruption(&stopped)?;
+                    let number = undo_interruption(pid, &stopped)?;
+                    self.cut_short.extend(number.map(|number| (tid, number)));
                     self.stopped.insert(tid, (pid, stopped));
                 }
                 Halt::Late(running) => drop(self.running.insert(tid, (pid, running))),
@@ -128,10 +181,7 @@ impl Net {
         }
         // Long enough to get to the execve, short enough not to be noticed.
         self.gather(Instant::now() + ROUND)?;
-        for (_, running) in self.running.values() {
-            running.interrupt();
-        }
-        Ok(())
+        self.running.values().try_for_each(|(_, running)| running.interrupt())
     }
 
     fn culprit(&self) -> Error {
@@ -149,15 +199,25 @@ impl Net {
 
     /// Sorts the stopped tasks by process.
     fn into_frozen(mut self, parent: i32) -> Result<Frozen> {
-        let mut frozen = Frozen { processes: Vec::new(), zombies: Vec::new() };
+        let disturbed = |tid: i32, pid: i32| {
+            let what = format!("task {tid} changed while the job was being frozen");
+            Error::new(ErrorKind::Disturbed, what).of_process(pid, &proc::comm(pid))
+        };
+        let cut_short = std::mem::take(&mut self.cut_short);
+        let mut frozen = Frozen { processes: Vec::new(), zombies: Vec::new(), cut_short };
+        if let Some((&tid, (pid, _))) = self.stopped.iter().find(|(_, (_, task))| !task.stands()) {
+            return Err(disturbed(tid, *pid));
+        }
         for pid in proc::descendants(parent) {
             let tids: Vec<i32> =
                 self.stopped.iter().filter(|(_, (p, _))| *p == pid).map(|(&t, _)| t).collect();
             let mut tasks: Vec<Stopped> =
                 tids.iter().filter_map(|tid| Some(self.stopped.remove(tid)?.1)).collect();
-            tasks.sort_by_key(|task| (task.tid() != pid, task.tid()));
+            let last = |tid: i32| !self.parents.contains(&tid);
+            tasks.sort_by_key(|task| (task.tid() != pid, last(task.tid()), task.tid()));
             match tasks.first() {
-                None if proc::stat(pid).is_ok() => frozen.zombies.push(pid),
+                None if proc::is_zombie(pid) => frozen.zombies.push(pid),
+                None if proc::stat(pid).is_ok() => return Err(disturbed(pid, pid)),
                 None => {}
                 Some(first) if first.tid() == pid => {
                     frozen.processes.push(FrozenProcess { pid, tasks });
@@ -171,5 +231,18 @@ impl Net {
             }
         }
         Ok(frozen)
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        // A freeze that was given up must not be noticed either: what has been interrupted
+        // meanwhile goes on as if it had not been.
+        let until = Instant::now() + Duration::from_millis(100);
+        for (_, (pid, running)) in std::mem::take(&mut self.running) {
+            if let Ok(Halt::Stopped(stopped)) = running.halt(until) {
+                let _ = undo_interruption(pid, &stopped);
+            }
+        }
     }
 }

@@ -101,19 +101,41 @@ pub fn checkpoint_together(
     observer: &dyn Observer,
     gate: &dyn Gate,
 ) -> Result<Report> {
+    let mut tries = 0;
+    let report = loop {
+        match attempt(job, options, observer, gate) {
+            // A freeze that came in the middle of an execve; a new thread has no old tracees.
+            Err(error) if error.kind() == ErrorKind::Disturbed && tries < TRIES => {
+                tracing::debug!(%error, "frozen once more");
+                tries += 1;
+            }
+            other => break other?,
+        }
+    };
+    job.generation = report.generation;
+    job.history = with_this(job.history);
+    Ok(report)
+}
+
+/// How often a freeze is tried again that the job has disturbed.
+const TRIES: u32 = 20;
+
+fn attempt(
+    job: &mut Job,
+    options: &Options,
+    observer: &dyn Observer,
+    gate: &dyn Gate,
+) -> Result<Report> {
     // ptrace belongs to a thread: when this one ends, the kernel lets go of every task that could
     // not be let go in order.
-    let report = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("ckpt-capture".into());
         let worker = thread
             .spawn_scoped(scope, || take(&mut *job, options, observer, gate))
             .map_err(|e| Error::os("cannot start a thread for the checkpoint", e))?;
         let lost = |_| Err(Error::new(ErrorKind::Internal, "the checkpoint's thread ended"));
         worker.join().unwrap_or_else(lost)
-    })?;
-    job.generation = report.generation;
-    job.history = with_this(job.history);
-    Ok(report)
+    })
 }
 
 fn take(
@@ -190,7 +212,8 @@ fn freeze_and_copy(
     let launcher = processes::launcher(job.parent, job.root)?;
     let mut before = Before::look(job.parent, &mut job.standing);
     let stopped = Instant::now();
-    let frozen = freeze::freeze(job.parent, options.freeze_timeout)?;
+    let mut frozen = freeze::freeze(job.parent, options.freeze_timeout)?;
+    before.cut_short = std::mem::take(&mut frozen.cut_short);
     let Some(first) = frozen.processes.first().map(|process| process.pid) else {
         return Err(Error::new(ErrorKind::NotFound, "the job has ended: nothing is left to save"));
     };
@@ -208,6 +231,7 @@ fn freeze_and_copy(
     let (index, streamed) = stream::write(&plan, writer, options.level, options.workers, observer)?;
     gate.pass(Step::Captured)?;
     drop(frozen);
+    job.standing.release();
     let frozen = stopped.elapsed();
     observer.event(Event::Released { frozen });
     for warning in std::mem::take(&mut files.warnings) {

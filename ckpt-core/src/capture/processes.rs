@@ -1,6 +1,6 @@
 //! Turns frozen processes into plain data.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
 
 use super::files::{Collector, Place, Table};
@@ -32,13 +32,20 @@ pub(crate) type Sightings = HashMap<i32, Seen>;
 pub(crate) struct Before<'a> {
     pub(crate) flags: AreaFlags,
     pub(crate) seen: Sightings,
+    /// System calls that the freeze has cut short, by tid.
+    pub(crate) cut_short: BTreeMap<i32, i64>,
     pub(crate) standing: &'a mut Standing,
 }
 
 impl<'a> Before<'a> {
     /// Looks at the descendants of `parent` while they run.
     pub(crate) fn look(parent: i32, standing: &'a mut Standing) -> Self {
-        let mut before = Self { flags: AreaFlags::new(), seen: Sightings::new(), standing };
+        let mut before = Self {
+            flags: AreaFlags::new(),
+            seen: Sightings::new(),
+            cut_short: BTreeMap::new(),
+            standing,
+        };
         for pid in proc::descendants(parent) {
             // Whatever ends meanwhile, or is new at the freeze, just goes without.
             before.flags.extend(maps::flags(pid).ok().map(|flags| (pid, flags)));
@@ -133,7 +140,7 @@ fn live(
     let mut tasks = Vec::with_capacity(process.tasks.len());
     for stopped in &process.tasks {
         let tid = stopped.tid();
-        let seen = before.seen.get(&tid).copied();
+        let seen = (before.seen.get(&tid).copied(), before.cut_short.get(&tid).copied());
         let call = Interrupted::capture(pid, stopped, &memory, seen, before.standing)?;
         tasks.push(Task::capture(stopped, inner_tid(pid, tid)?, task_name(pid, tid)?, call)?);
     }

@@ -16,6 +16,8 @@ use crate::os::{clock, proc, ptrace, sched};
 
 /// `ERESTART_RESTARTBLOCK` of linux/errno.h.
 const RESTART_BLOCK: i64 = 516;
+/// A task that was let go stands in its call again after this time, nanoseconds.
+const SETTLED: u64 = 50_000_000;
 /// A call without a time limit.
 const FOREVER: u64 = u64::MAX;
 
@@ -31,7 +33,11 @@ pub struct Interrupted {
 /// Calls known to stand, by tid as seen from here: what the registers no longer tell at the next
 /// freeze.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Standing(HashMap<i32, Known>);
+pub(crate) struct Standing {
+    calls: HashMap<i32, Known>,
+    /// When the last freeze or rebuild let the tasks go, on our monotonic clock, nanoseconds.
+    released: u64,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Known {
@@ -91,24 +97,27 @@ fn place(registers: &libc::user_regs_struct) -> [u64; 6] {
 }
 
 impl Interrupted {
-    /// The call in which a stopped task stands, if it is of this kind. `before` is what was seen
-    /// of the task shortly before the freeze.
+    /// The call in which a stopped task stands, if it has a time limit. `before` is what was seen
+    /// of the task shortly before the freeze, `cut_short` what [`undo_interruption`] said of it.
     pub(crate) fn capture(
         pid: i32,
         stopped: &Stopped,
         memory: &Memory,
-        before: Option<Seen>,
+        (before, cut_short): (Option<Seen>, Option<i64>),
         standing: &mut Standing,
     ) -> Result<Option<Self>> {
+        if let Some(number) = cut_short {
+            return keep_limit(pid, stopped, number, memory, before, standing);
+        }
         let registers = stopped.registers()?;
         let tid = stopped.tid();
         if registers.rax as i64 != -RESTART_BLOCK {
-            standing.0.remove(&tid);
+            standing.calls.remove(&tid);
             return Ok(None);
         }
         let now = clock::monotonic();
         let place = place(&registers);
-        let known = standing.0.get(&tid).filter(|known| known.place == place);
+        let known = standing.calls.get(&tid).filter(|known| known.place == place);
         let found = match (registers.orig_rax as i64, known) {
             // An absolute time: the call is simply begun again.
             (libc::SYS_futex | libc::SYS_restart_syscall, _) if waits_absolutely(&registers) => {
@@ -197,9 +206,14 @@ impl Interrupted {
 }
 
 impl Standing {
+    /// Notes that the tasks are let go now.
+    pub(crate) fn release(&mut self) {
+        self.released = clock::monotonic();
+    }
+
     fn note(&mut self, tid: i32, place: [u64; 6], call: Interrupted, now: u64) {
         let end = now.saturating_add(call.remaining);
-        self.0.insert(tid, Known { number: call.number, place, end });
+        self.calls.insert(tid, Known { number: call.number, place, end });
     }
 
     /// Notes the calls of a rebuilt task, `tid` as seen from here.
@@ -238,12 +252,25 @@ fn number_in_code(rip: u64, memory: &Memory) -> Option<i64> {
 }
 
 /// Calls that report `EINTR` when a tracer stops them, though no signal was delivered
-/// (signal(7), "interruption by stop signals"): they are begun again instead.
-pub(crate) fn undo_interruption(stopped: &Stopped) -> Result<()> {
-    const CALLS: [i64; 15] = [
+/// (signal(7), "interruption by stop signals"; those on sockets where `SO_RCVTIMEO` or `SO_SNDTIMEO`
+/// is set): they are begun again instead. Gives the number of such a call.
+pub(crate) fn undo_interruption(pid: i32, stopped: &Stopped) -> Result<Option<i64>> {
+    const CALLS: [i64; 26] = [
+        libc::SYS_read,
+        libc::SYS_readv,
+        libc::SYS_preadv,
+        libc::SYS_preadv2,
+        libc::SYS_write,
+        libc::SYS_writev,
+        libc::SYS_pwritev,
+        libc::SYS_pwritev2,
         libc::SYS_recvfrom,
         libc::SYS_recvmsg,
         libc::SYS_recvmmsg,
+        libc::SYS_sendto,
+        libc::SYS_sendmsg,
+        libc::SYS_sendmmsg,
+        libc::SYS_connect,
         libc::SYS_accept,
         libc::SYS_accept4,
         libc::SYS_epoll_wait,
@@ -255,26 +282,78 @@ pub(crate) fn undo_interruption(stopped: &Stopped) -> Result<()> {
         libc::SYS_msgrcv,
         libc::SYS_msgsnd,
         libc::SYS_io_getevents,
-        libc::SYS_read,
     ];
     let mut registers = stopped.registers()?;
     let call = registers.orig_rax as i64;
     if registers.rax as i64 != -i64::from(libc::EINTR) || !CALLS.contains(&call) {
-        return Ok(());
+        return Ok(None);
     }
     let failed = |e| stopped.failed("read the signals", e);
     let mask = ptrace::signal_mask(stopped.tid()).map_err(failed)?;
     let own = ptrace::pending(stopped.tid(), false).map_err(failed)?;
     let shared = ptrace::pending(stopped.tid(), true).map_err(failed)?;
-    let unblocked = |info: &Vec<u8>| {
+    // Of a traced task, signals are queued that it ignores (a child's SIGCHLD): none of these would
+    // have ended the call.
+    let caught = proc::status(pid)?.sigcgt;
+    let delivered = |info: &Vec<u8>| {
         let signal = super::task::signal_of(info);
-        (1..=64).contains(&signal) && mask >> (signal - 1) & 1 == 0
+        (1..=64).contains(&signal) && (caught & !mask) >> (signal - 1) & 1 == 1
     };
-    if own.iter().chain(&shared).any(unblocked) {
-        return Ok(());
+    if own.iter().chain(&shared).any(delivered) {
+        return Ok(None);
     }
     registers.rax = registers.orig_rax;
-    registers.rip = registers.rip.wrapping_sub(2);
+    registers.rip = registers.rip.wrapping_sub(SYSCALL_LENGTH);
     registers.orig_rax = u64::MAX;
-    stopped.set_registers(&registers)
+    stopped.set_registers(&registers)?;
+    Ok(Some(call))
+}
+
+/// Bytes of a `syscall` instruction.
+const SYSCALL_LENGTH: u64 = 2;
+
+/// The time limit of an epoll_wait(2) and its like, in nanoseconds.
+fn limit(number: i64, registers: &libc::user_regs_struct, memory: &Memory) -> Option<u64> {
+    match (number, registers.r10) {
+        (libc::SYS_epoll_wait | libc::SYS_epoll_pwait, ms) => {
+            u64::try_from(ms as i32).ok().map(|ms| ms * 1_000_000)
+        }
+        (libc::SYS_epoll_pwait2, at @ 1..) => timespec(memory, at),
+        _ => None,
+    }
+}
+
+/// A call that begins anew begins with its whole time limit, as its registers are the program's. An
+/// event loop whose limit is longer than the time between checkpoints would wait for ever: so the
+/// end is remembered, and a freeze that finds it past lets the call return "no event". Event loops
+/// look at the clock then; other calls' limits just begin anew.
+fn keep_limit(
+    pid: i32,
+    stopped: &Stopped,
+    number: i64,
+    memory: &Memory,
+    before: Option<Seen>,
+    standing: &mut Standing,
+) -> Result<Option<Interrupted>> {
+    let mut registers = stopped.registers()?;
+    let Some(limit) = limit(number, &registers, memory) else { return Ok(None) };
+    let (tid, now, place) = (stopped.tid(), clock::monotonic(), place(&registers));
+    let slept = before.map_or(0, |seen| seen.slept(pid, tid));
+    // The same call as at the last freeze, if the task has slept ever since that let it go.
+    let asleep_since_then = slept > 0 && now - slept <= standing.released + SETTLED;
+    let known = standing.calls.get(&tid);
+    let end = match known.filter(|known| known.place == place && asleep_since_then) {
+        Some(known) => known.end,
+        None => now.saturating_add(limit.saturating_sub(slept)),
+    };
+    if end <= now {
+        standing.calls.remove(&tid);
+        registers.rax = 0;
+        registers.rip = registers.rip.wrapping_add(SYSCALL_LENGTH);
+        stopped.set_registers(&registers)?;
+        return Ok(None);
+    }
+    let call = Interrupted { number, remaining: end - now };
+    standing.note(tid, place, call, now);
+    Ok(Some(call))
 }

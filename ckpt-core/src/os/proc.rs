@@ -1,5 +1,6 @@
 //! What procfs tells of a process besides its memory (proc_pid(5)).
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -93,34 +94,60 @@ pub(crate) fn descriptors(pid: i32) -> Result<Vec<i32>> {
     numbers(pid, "fd")
 }
 
-/// Children of all tasks of a process, zombies included; none if it is gone.
-pub(crate) fn children(pid: i32) -> Vec<i32> {
+/// Children of all tasks of a process, zombies included, each behind the task that has it; none if
+/// the process is gone.
+fn children_by_task(pid: i32) -> Vec<(i32, i32)> {
     let mut found = Vec::new();
     for tid in tasks(pid).unwrap_or_default() {
         let text = read(pid, &format!("task/{tid}/children")).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        found.extend(text.split_ascii_whitespace().filter_map(|word| word.parse::<i32>().ok()));
+        let children = text.split_ascii_whitespace().filter_map(|word| word.parse::<i32>().ok());
+        found.extend(children.map(|child| (tid, child)));
     }
-    found.sort_unstable();
+    found.sort_unstable_by_key(|&(_, child)| child);
     found
+}
+
+/// Children of all tasks of a process, zombies included; none if it is gone.
+pub(crate) fn children(pid: i32) -> Vec<i32> {
+    children_by_task(pid).into_iter().map(|(_, child)| child).collect()
 }
 
 /// All descendants of a process, parents before children, itself not included.
 pub(crate) fn descendants(pid: i32) -> Vec<i32> {
-    let mut found = children(pid);
+    family(pid).0
+}
+
+/// The same, and the tasks among them that have children.
+pub(crate) fn family(pid: i32) -> (Vec<i32>, HashSet<i32>) {
+    let (mut found, mut parents) = (children(pid), HashSet::new());
     let mut next = 0;
     while next < found.len() {
-        found.extend(children(found[next]));
+        for (tid, child) in children_by_task(found[next]) {
+            parents.insert(tid);
+            found.push(child);
+        }
         next += 1;
     }
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     found.retain(|pid| seen.insert(*pid));
-    found
+    (found, parents)
 }
 
 /// A zombie, dead, or no more.
 pub(crate) fn is_dying(tid: i32) -> bool {
     stat(tid).map_or(true, |stat| matches!(stat.state, 'Z' | 'X' | 'x'))
+}
+
+/// A process that has ended, and whose parent has not asked for its status yet.
+pub(crate) fn is_zombie(pid: i32) -> bool {
+    stat(pid).is_ok_and(|stat| stat.state == 'Z')
+}
+
+/// The task that traces this one; 0 for none.
+pub(crate) fn tracer(tid: i32) -> i32 {
+    let tracer = status_field(tid, "TracerPid").ok().flatten();
+    tracer.and_then(|word| word.parse().ok()).unwrap_or_default()
 }
 
 /// Whether a task is the first of its process; of one that is no more that is as good as true.

@@ -209,17 +209,22 @@ pub(crate) fn wait(tid: pid_t, block: bool) -> io::Result<Option<Status>> {
     };
     if let Status::Ended(_) = found {
         if !proc::is_leader(tid) {
-            bury(tid)?;
+            bury(tid);
         }
         return Ok(Some(found));
     }
     waitid(tid, libc::WSTOPPED | libc::WNOHANG)
 }
 
-/// Waits for a tracee or child that has been killed to end, and takes note of its death. A dead
-/// tracee is its parent's only after that.
-pub(crate) fn bury(tid: pid_t) -> io::Result<()> {
-    waitid(tid, libc::WEXITED).map(drop)
+/// What a tracee has to say, which stays to be said.
+pub(crate) fn look(tid: pid_t) -> io::Result<Option<Status>> {
+    waitid(tid, libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT | libc::WNOHANG)
+}
+
+/// Takes note of the death of a tracee or child, if it has ended; false if there is none of this
+/// number (any more). A dead tracee is its parent's only after that.
+pub(crate) fn bury(tid: pid_t) -> bool {
+    waitid(tid, libc::WEXITED | libc::WNOHANG).is_ok()
 }
 
 fn waitid(tid: pid_t, flags: c_int) -> io::Result<Option<Status>> {

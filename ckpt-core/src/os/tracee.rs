@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use libc::pid_t;
 
 use super::ptrace::{self, Status};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// A task that was seized and is not known to be stopped.
 ///
@@ -50,17 +50,29 @@ impl Running {
     ///
     /// It is traced by somebody else, or we may not.
     pub(crate) fn seize(tid: pid_t) -> Result<Option<Self>> {
-        match ptrace::seize(tid, libc::PTRACE_O_TRACESYSGOOD) {
-            Ok(()) => Ok(Some(Self { tid, armed: true })),
-            Err(e) if is_gone(&e) => Ok(None),
-            // EPERM is also what a zombie and a task in the middle of its death answer.
-            Err(e) if super::proc::is_dying(tid) => {
-                tracing::trace!(tid, error = %e, "dying task not seized");
-                Ok(None)
+        let mut tries = 0;
+        loop {
+            match ptrace::seize(tid, libc::PTRACE_O_TRACESYSGOOD) {
+                Ok(()) => return Ok(Some(Self { tid, armed: true })),
+                Err(e) if is_gone(&e) => return Ok(None),
+                // EPERM is also what a zombie and a task in the middle of its death answer.
+                Err(e) if super::proc::is_dying(tid) => {
+                    tracing::trace!(tid, error = %e, "dying task not seized");
+                    return Ok(None);
+                }
+                // One that has just taken the number of a dead leader (execve(2) in a thread).
+                Err(_) if tries == 0 => tries += 1,
+                Err(e) if super::proc::tracer(tid) == gettid() => {
+                    let what = format!("task {tid} has become another by execve");
+                    return Err(Error::new(ErrorKind::Disturbed, what).source(e));
+                }
+                Err(e) => {
+                    return Err(Error::os(format!("cannot trace task {tid}"), e).help(
+                        "a debugger or strace may hold it, or the process is not dumpable or not \
+                         yours",
+                    ));
+                }
             }
-            Err(e) => Err(Error::os(format!("cannot trace task {tid}"), e).help(
-                "a debugger or strace may hold it, or the process is not dumpable or not yours",
-            )),
         }
     }
 
@@ -70,9 +82,19 @@ impl Running {
     }
 
     /// Asks it to stop; see [`Self::halt`].
-    pub(crate) fn interrupt(&self) {
-        // A task that is gone is noticed in `halt`.
-        let _ = ptrace::interrupt(self.tid);
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Disturbed`]: another task has its number now, by execve(2). One that is gone is
+    /// noticed in [`Self::halt`].
+    pub(crate) fn interrupt(&self) -> Result<()> {
+        match ptrace::interrupt(self.tid) {
+            Err(e) if is_gone(&e) && !super::proc::is_dying(self.tid) => {
+                let what = format!("task {} has become another by execve", self.tid);
+                Err(Error::new(ErrorKind::Disturbed, what).source(e))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Waits until it stands, at most until `deadline`.
@@ -108,6 +130,10 @@ impl Running {
     }
 }
 
+fn gettid() -> pid_t {
+    rustix::thread::gettid().as_raw_nonzero().get()
+}
+
 /// Yields at first, as a stop takes microseconds, then sleeps a little.
 fn pause(tries: &mut u32) {
     *tries += 1;
@@ -138,6 +164,12 @@ impl Stopped {
 
     pub(crate) fn tid(&self) -> pid_t {
         self.tid
+    }
+
+    /// Whether it still stands, and has nothing new to say: it may have been killed, or another task
+    /// have taken its number by execve(2).
+    pub(crate) fn stands(&self) -> bool {
+        matches!(ptrace::look(self.tid), Ok(None)) && ptrace::registers(self.tid).is_ok()
     }
 
     /// Lets it run on for a moment, still seized.
@@ -215,7 +247,7 @@ impl Drop for Running {
         if !self.armed {
             return;
         }
-        self.interrupt();
+        let _ = self.interrupt();
         let deadline = Instant::now() + Duration::from_millis(100);
         let mut tries = 0;
         while Instant::now() < deadline {

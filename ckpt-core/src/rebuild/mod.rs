@@ -144,6 +144,7 @@ pub fn rebuild(
     let mut standing = Standing::default();
     bodies.iter().for_each(|body| body.note_calls(&mut standing));
     bodies.into_iter().for_each(Body::release);
+    standing.release();
 
     let launcher = &snapshot.launcher;
     let in_front = snapshot

@@ -7,6 +7,7 @@
 //!
 //! Every process walks its own part of the [`Tree`] and meets the others at the board's steps.
 
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::fs;
 use std::io::{self, Write};
@@ -182,21 +183,37 @@ impl Drop for Skeleton {
         if !self.alive {
             return;
         }
-        // Children first: the stand-in's death would send its orphans to us one by one. They are
-        // our tracees, and as long as one has not been buried its parent, too, cannot end.
-        let is_left = |pid: &i32| !proc::is_dying(*pid) || ptrace::bury(*pid).is_ok();
-        let mut left = proc::descendants(self.top);
-        while !left.is_empty() {
-            left.iter().for_each(|&pid| spawn::kill(pid, libc::SIGKILL));
-            for &pid in &left {
-                let tasks = proc::tasks(pid).unwrap_or_default();
-                tasks.iter().skip(1).for_each(|&tid| drop(ptrace::bury(tid)));
+        // Children first: the stand-in's death would send its orphans to us one by one. Who is
+        // orphaned while we look may be overlooked, so what we made is remembered. It is our tracee,
+        // and no parent, not even the namespace's init, can end before it has been buried.
+        let mut made: HashSet<i32> = self.processes.iter().map(|&(_, pid)| pid).collect();
+        made.iter().for_each(|&pid| spawn::kill(pid, libc::SIGKILL));
+        loop {
+            let left = proc::descendants(self.top);
+            made.extend(&left);
+            let living: Vec<i32> = left.into_iter().filter(|&pid| !proc::is_dying(pid)).collect();
+            living.iter().for_each(|&pid| spawn::kill(pid, libc::SIGKILL));
+            bury_all(&made);
+            if living.is_empty() {
+                break;
             }
-            left = proc::descendants(self.top);
-            left.retain(is_left);
         }
         spawn::kill(self.top, libc::SIGKILL);
-        let _ = spawn::reap(self.top);
+        while ptrace::bury(self.top) {
+            bury_all(&made);
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+}
+
+/// Takes note of the deaths among these processes and their threads.
+fn bury_all(processes: &HashSet<i32>) {
+    for &pid in processes {
+        // The leader last: it cannot go before its threads.
+        let tasks = proc::tasks(pid).unwrap_or_default();
+        for &tid in tasks.iter().rev() {
+            ptrace::bury(tid);
+        }
     }
 }
 
