@@ -238,11 +238,9 @@ impl<'a> Supervisor<'a> {
     /// Does what the coordinator says; the job's end if that is it.
     fn orders(&mut self) -> Option<End> {
         // More may have been heard while the last was being done.
-        while let Some(words) = self.peer.as_mut().map(Peer::listen).filter(|w| !w.is_empty()) {
-            for word in words {
-                if let Some(end) = self.order(word) {
-                    return Some(end);
-                }
+        while let Some(word) = self.peer.as_mut().and_then(Peer::listen) {
+            if let Some(end) = self.order(word) {
+                return Some(end);
             }
         }
         if !self.asked.is_empty() && !self.is_led() {

@@ -110,7 +110,8 @@ impl Pretender {
 
     fn passes(&mut self, step: Stage) {
         self.reaches(step);
-        assert!(matches!(self.hear(), Down::Go { step: s, .. } if s == step));
+        let heard = self.hear();
+        assert!(matches!(heard, Down::Go { step: s, .. } if s == step), "{step:?}: {heard:?}");
     }
 }
 

@@ -108,28 +108,26 @@ impl Peer {
         self.channel.is_none().then_some(self.next_try)
     }
 
-    /// What the coordinator has said. If it is gone, it is looked for now and then.
-    pub fn listen(&mut self) -> Vec<Down> {
+    /// The next thing that the coordinator has said. If it is gone, it is looked for now and then.
+    ///
+    /// One at a time: what follows a [`Down::Checkpoint`] is for [`Self::gate`] to hear, as it may be
+    /// the end of that round.
+    pub fn listen(&mut self) -> Option<Down> {
         if self.channel.is_none() && self.next_try <= Instant::now() {
             self.search();
         }
-        let mut words: Vec<Down> = self.heard.drain(..).collect();
-        let Some(channel) = &mut self.channel else { return words };
-        let mut result = channel.flush().and_then(|()| channel.fill());
-        loop {
-            match channel.message() {
-                Ok(Some(word)) => words.push(word),
-                Ok(None) => break,
-                Err(error) => {
-                    result = Err(error);
-                    break;
-                }
-            }
+        if let Some(word) = self.heard.pop_front() {
+            return Some(word);
         }
-        if let Err(error) = result {
-            self.lose(&error);
+        let channel = self.channel.as_mut()?;
+        let result = channel.flush().and_then(|()| channel.fill());
+        match (channel.message(), result) {
+            // The end, if it has come, is seen again when all words are.
+            (Ok(Some(word)), _) => return Some(word),
+            (Ok(None), Ok(())) => {}
+            (Err(error), _) | (_, Err(error)) => self.lose(&error),
         }
-        words
+        None
     }
 
     fn search(&mut self) {
