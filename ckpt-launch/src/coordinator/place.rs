@@ -168,7 +168,7 @@ pub fn socket_path(port: u16) -> Option<PathBuf> {
 ///
 /// [`ErrorKind::Busy`]: the port is taken; what bind(2) says.
 pub fn listen(bind: IpAddr, port: u16) -> Result<TcpListener> {
-    TcpListener::bind((bind, port)).map_err(|e| {
+    let listener = TcpListener::bind((bind, port)).map_err(|e| {
         let what = format!("cannot listen at {bind}:{port}");
         if e.kind() == std::io::ErrorKind::AddrInUse {
             return Error::new(ErrorKind::Busy, what).source(e).help(
@@ -176,7 +176,11 @@ pub fn listen(bind: IpAddr, port: u16) -> Result<TcpListener> {
             );
         }
         Error::os(what, e)
-    })
+    })?;
+    // A scheduler starts all launchers at once: who finds the queue full waits for a second. As
+    // many as the kernel allows; if it allows no more, fewer serve.
+    let _ = rustix::net::listen(&listener, i32::MAX);
+    Ok(listener)
 }
 
 /// Listens on the unix socket beside the port, which we hold: what may be there is a dead one's.

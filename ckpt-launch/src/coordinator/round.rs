@@ -16,6 +16,8 @@ pub struct Round {
     pub next: Stage,
     /// How far each peer is.
     members: BTreeMap<u64, Option<Stage>>,
+    /// How many of them have not reached `next`.
+    behind: usize,
     /// Where the images are.
     pub images: BTreeMap<u64, String>,
 }
@@ -36,11 +38,13 @@ pub enum Turn {
 impl Round {
     /// Begins a round of these peers.
     pub fn new(number: u64, generation: u64, peers: impl Iterator<Item = u64>) -> Self {
+        let members: BTreeMap<_, _> = peers.map(|peer| (peer, None)).collect();
         Self {
             number,
             generation,
             next: Stage::Frozen,
-            members: peers.map(|peer| (peer, None)).collect(),
+            behind: members.len(),
+            members,
             images: BTreeMap::new(),
         }
     }
@@ -58,7 +62,10 @@ impl Round {
     /// A peer has reached a stage.
     pub fn reached(&mut self, peer: u64, stage: Stage, image: Option<String>) -> Turn {
         if let Some(member) = self.members.get_mut(&peer) {
-            *member = (*member).max(Some(stage));
+            let before = *member;
+            *member = before.max(Some(stage));
+            let next = Some(self.next);
+            self.behind -= usize::from(before < next && *member >= next);
             self.images.extend(image.map(|image| (peer, image)));
         }
         self.turn()
@@ -76,7 +83,10 @@ impl Round {
                 code: 75,
                 message: "the last job ended before the checkpoint".into(),
             }),
-            Some(None) => self.turn(),
+            Some(None) => {
+                self.behind -= 1;
+                self.turn()
+            }
         }
     }
 
@@ -93,7 +103,7 @@ impl Round {
 
     fn turn(&mut self) -> Turn {
         let at = self.next;
-        if !self.members.values().all(|stage| *stage >= Some(at)) {
+        if self.behind > 0 {
             return Turn::Wait;
         }
         self.next = match at {
@@ -102,6 +112,7 @@ impl Round {
             Stage::Durable => Stage::Published,
             Stage::Published => return Turn::Done,
         };
+        self.behind = self.members.values().filter(|stage| **stage < Some(self.next)).count();
         Turn::Go(at)
     }
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use ckpt_core::job::JobId;
 use ckpt_core::{Error, ErrorKind, Result};
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::image::unique_id;
 use super::launch::say;
@@ -66,6 +67,7 @@ fn serve(options: &CoordinatorOptions, listener: Option<TcpListener>) -> Result<
     };
     let dir = common.ckptdir.clone().unwrap_or_else(|| PathBuf::from("."));
     let dir = crate::launch::checkpoint_directory(&dir)?;
+    make_room();
     let coordinator = Coordinator::new(wanted, listener)?;
     let port = coordinator.port();
     if let Some(file) = &common.port_file {
@@ -105,6 +107,15 @@ fn serve(options: &CoordinatorOptions, listener: Option<TcpListener>) -> Result<
         stamps.end();
     }
     run
+}
+
+/// Each peer needs a descriptor, and shells allow a thousand unless asked for more.
+fn make_room() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::info!(%error, "no room for more peers");
+    }
 }
 
 /// Takes commands from stdin as `dmtcp_command` takes them from its arguments.

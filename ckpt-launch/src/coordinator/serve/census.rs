@@ -1,5 +1,6 @@
 //! The coordinator counts processes: it asks all peers, and answers who wanted to know.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::{Coordinator, Peer};
@@ -10,7 +11,7 @@ const CENSUS: Duration = Duration::from_secs(2);
 /// Processes are being counted for somebody.
 #[derive(Debug)]
 pub(super) struct Census {
-    pub(super) missing: Vec<u64>,
+    pub(super) missing: BTreeSet<u64>,
     pub(super) until: Instant,
     pub(super) waiting: Vec<(u64, Command)>,
 }
@@ -27,6 +28,7 @@ impl Coordinator {
             None => {
                 let (missing, until) = (self.all_peers(), Instant::now() + CENSUS);
                 self.say_to_all(missing.clone(), &Down::Census);
+                let missing = missing.into_iter().collect();
                 self.census = Some(Census { missing, until, waiting: vec![(number, command)] });
             }
         }
@@ -39,7 +41,7 @@ impl Coordinator {
             peer.processes = processes;
         }
         if let Some(census) = &mut self.census {
-            census.missing.retain(|&missing| missing != number);
+            census.missing.remove(&number);
             if census.missing.is_empty() {
                 self.end_census();
             }

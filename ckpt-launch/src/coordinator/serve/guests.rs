@@ -17,6 +17,8 @@ pub(super) struct Guest {
     unknown: Option<String>,
     /// It cannot be reached any more.
     pub(super) hung_up: bool,
+    /// It has not read all that it was sent; see [`super::events::Events::watch`].
+    pub(super) slow: bool,
 }
 
 /// What came of listening to it.
@@ -45,7 +47,7 @@ impl Guest {
     fn greeted(mut channel: Channel, nonce: Option<String>) -> Option<Self> {
         let greeting = Greeting { ckpt: VERSION, nonce: nonce.clone().unwrap_or_default() };
         channel.send(&greeting).ok()?;
-        Some(Self { channel, unknown: nonce, hung_up: false })
+        Some(Self { channel, unknown: nonce, hung_up: false, slow: false })
     }
 
     /// Takes what it has said.

@@ -1,25 +1,25 @@
-//! The coordinator's loop: one thread, one poll, any number of peers.
+//! The coordinator's loop: one thread, one epoll, any number of peers. What a word costs does not
+//! depend on how many others are there.
 
 mod census;
+mod events;
 mod guests;
 mod rounds;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use ckpt_core::{Error, Result};
-use rustix::event::{PollFd, PollFlags};
-use rustix::time::Timespec;
 
 use super::place::{self, SocketFile};
 use super::round::{Round, Turn};
 use super::secret::{self, Secret};
 use super::wire::{Answer, Command, Down, Failure, Joining, Process, Up};
 use census::Census;
+use events::{Events, LISTENERS};
 use guests::{Guest, Heard};
 use rounds::limit;
 
@@ -90,7 +90,10 @@ pub struct Coordinator {
     tcp: TcpListener,
     local: Option<(OwnedFd, SocketFile)>,
     secret: Secret,
+    events: Events,
     guests: BTreeMap<u64, Guest>,
+    /// Guests that cannot be reached any more, and are to be lost.
+    unreachable: Vec<u64>,
     peers: BTreeMap<u64, Peer>,
     next: u64,
     computation: String,
@@ -124,16 +127,21 @@ impl Coordinator {
         tcp.set_nonblocking(true).map_err(failed)?;
         let port = tcp.local_addr().map_err(failed)?.port();
         let local = place::listen_locally(port).map(|(fd, path)| (fd, SocketFile(path)));
+        let events = Events::new().map_err(failed)?;
+        events.add(&tcp, LISTENERS).map_err(failed)?;
+        local.iter().try_for_each(|(fd, _)| events.add(fd, LISTENERS)).map_err(failed)?;
         let now = Instant::now();
         let mut this = Self {
             secret: Secret::of(&options.secret)?,
+            events,
+            unreachable: Vec::new(),
             options,
             port,
             tcp,
             local,
             guests: BTreeMap::new(),
             peers: BTreeMap::new(),
-            next: 1,
+            next: LISTENERS + 1,
             computation: ckpt_core::job::JobId::random().to_string(),
             rounds: 0,
             round: None,
@@ -165,13 +173,16 @@ impl Coordinator {
     /// When the kernel refuses to wait for events.
     pub fn run(mut self, published: &mut dyn FnMut(&Generation)) -> Result<()> {
         while !self.is_over() {
-            self.wait()?;
-            self.accept();
-            let numbers: Vec<u64> = self.guests.keys().copied().collect();
-            for number in numbers {
-                self.hear(number, published);
+            for number in self.wait()? {
+                match number {
+                    LISTENERS => self.accept(),
+                    guest => self.hear(guest, published),
+                }
             }
             self.timers(published);
+            while let Some(number) = self.unreachable.pop() {
+                self.hear(number, published);
+            }
         }
         Ok(())
     }
@@ -194,7 +205,8 @@ impl Coordinator {
         self.guests.values().any(|guest| guest.channel.has_output())
     }
 
-    fn wait(&self) -> Result<()> {
+    /// Sleeps until something happens; gives who has something to say.
+    fn wait(&self) -> Result<Vec<u64>> {
         let now = Instant::now();
         let mut until = vec![];
         until.extend(self.round.as_ref().map(|_| self.ping));
@@ -205,42 +217,32 @@ impl Coordinator {
         until.extend(self.alone_since.zip(self.options.stale_timeout).map(|(at, most)| at + most));
         until.extend(self.quitting.map(|since| since + FAREWELL));
         let left = until.iter().min().map(|at| at.saturating_duration_since(now));
-        let left = left.and_then(|left| Timespec::try_from(left).ok());
-        let mut fds = vec![PollFd::new(&self.tcp, PollFlags::IN)];
-        fds.extend(self.local.as_ref().map(|(fd, _)| PollFd::new(fd, PollFlags::IN)));
-        for guest in self.guests.values() {
-            let mut wanted = PollFlags::IN;
-            wanted.set(PollFlags::OUT, guest.channel.has_output());
-            fds.push(PollFd::from_borrowed_fd(guest.channel.stream().as_fd(), wanted));
-        }
-        match rustix::event::poll(&mut fds, left.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(Error::os("cannot wait for events", error)),
-        }
+        self.events.wait(left).map_err(|e| Error::os("cannot wait for events", e))
     }
 
     fn accept(&mut self) {
-        while let Ok((stream, _)) = self.tcp.accept() {
-            self.admit(Guest::far(stream));
+        while let Some(stream) = events::accepted(&self.tcp) {
+            self.admit(Guest::far(stream.into()));
         }
-        while let Some((listener, _)) = &self.local {
-            let flags = rustix::net::SocketFlags::CLOEXEC;
-            let Ok(stream) = rustix::net::accept_with(listener, flags) else { break };
-            self.admit(Guest::near(UnixStream::from(stream)));
+        while let Some(stream) = self.local.as_ref().and_then(|(fd, _)| events::accepted(fd)) {
+            self.admit(Guest::near(stream.into()));
         }
     }
 
     fn admit(&mut self, guest: Option<Guest>) {
-        if let Some(guest) = guest {
-            self.guests.insert(self.next, guest);
-            self.next += 1;
+        let Some(guest) = guest else { return };
+        match self.events.add(guest.channel.stream(), self.next) {
+            Ok(()) => drop(self.guests.insert(self.next, guest)),
+            Err(error) => tracing::warn!(%error, "cannot listen to a guest"),
         }
+        self.next += 1;
     }
 
     /// Takes what one guest has said.
     fn hear(&mut self, number: u64, published: &mut dyn FnMut(&Generation)) {
         let Some(guest) = self.guests.get_mut(&number) else { return };
         let Heard { words, gone } = guest.hear(&self.secret);
+        self.events.watch(number, guest);
         for word in words {
             self.word(number, word, published);
         }
@@ -322,14 +324,15 @@ impl Coordinator {
         }
     }
 
-    /// Sends; who cannot be reached is lost at the next look.
+    /// Sends; who cannot be reached is lost before the next look.
     fn say(&mut self, number: u64, word: &Down) {
-        if let Some(guest) = self.guests.get_mut(&number)
-            && let Err(error) = guest.channel.send(word)
-        {
+        let Some(guest) = self.guests.get_mut(&number) else { return };
+        if let Err(error) = guest.channel.send(word) {
             tracing::info!(number, %error, "cannot be reached");
             guest.hung_up = true;
+            self.unreachable.push(number);
         }
+        self.events.watch(number, guest);
     }
 
     fn say_to_all(&mut self, numbers: Vec<u64>, word: &Down) {
