@@ -1,1 +1,1 @@
-//! Micro-benchmarks: `cargo bench -p ckpt-benches`.
+//! Micro-benchmarks: `cargo bench -p ckpt-benches`; what our commands cost: `--bin overhead`.
