@@ -284,9 +284,15 @@ pub(crate) fn reset_signals(ignore: bool) {
             continue;
         }
         let handler = if ignore { libc::SIG_IGN } else { libc::SIG_DFL };
-        // SAFETY: the two standard dispositions need no code of ours; SIGKILL, SIGSTOP and the
-        // C library's own signals are refused, which is as well.
-        unsafe { libc::signal(signal, handler) };
+        // The kernel's `struct sigaction`: handler, flags, restorer, mask. The C library would keep
+        // its own signals from us, which posix_spawn(3) lets its children ignore.
+        let action = [handler as u64, 0, 0, 0];
+        // SAFETY: the two standard dispositions need no code of ours; SIGKILL and SIGSTOP are
+        // refused, which is as well.
+        unsafe {
+            let (action, old) = (action.as_ptr(), 0usize);
+            libc::syscall(libc::SYS_rt_sigaction, signal, action, old, 8usize);
+        }
     }
     let none = 0u64;
     // SAFETY: the set is a live word of the size that is given.
