@@ -40,14 +40,15 @@ fn restart(options: &RestartOptions) -> Result<u8> {
     for image in &images {
         ckpt_core::image::Reader::open(image.canonicalize().unwrap_or_else(|_| image.clone()))?;
     }
-    let address = meeting::meet(common, &options.meeting)?;
+    let voice = voice(OURS, common.quiet);
+    warn_of(&common.ignored, &voice);
+    let met = meeting::meet(common, &options.meeting)?;
     if let [image] = images.as_slice() {
-        let voice = voice(OURS, common.quiet);
-        warn_of(&common.ignored, &voice);
         let args = args(options, Some(image.clone()));
-        return restore::restore(&args, &With { join: Some(address), dmtcp_names: true }, &voice);
+        let with = With { join: Some(met.address.clone()), dmtcp_names: true };
+        return restore::restore(&args, &with, &voice);
     }
-    all(&images, common, &address)
+    all(&images, common, &met.address)
 }
 
 fn args(options: &RestartOptions, image: Option<PathBuf>) -> Restore {

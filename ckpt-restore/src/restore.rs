@@ -31,7 +31,11 @@ pub fn run(args: &Restore) -> u8 {
     restore(args, &with, &voice).unwrap_or_else(|error| voice.fail(&error))
 }
 
-/// Brings it back with a coordinator, or under DMTCP's names.
+/// Brings it back, with a coordinator or under DMTCP's names if wanted; gives the exit status.
+///
+/// # Errors
+///
+/// When it is not back.
 pub fn restore(args: &Restore, with: &With, voice: &Voice) -> Result<u8> {
     let path = args.image.clone().unwrap_or_else(|| args.place.directory());
     if dmtcp::is_meant(&path) {

@@ -39,8 +39,8 @@ fn launch(options: &LaunchOptions) -> u8 {
     let common = &options.common;
     let voice = voice(Program::Launch, common.quiet);
     warn_of(&ignored(options), &voice);
-    let address = match meeting::meet(common, &options.meeting) {
-        Ok(address) => address,
+    let met = match meeting::meet(common, &options.meeting) {
+        Ok(met) => met,
         Err(error) => return fail(Program::Launch, &error),
     };
     let program = options.command.first().map(OsString::as_os_str).unwrap_or_default();
@@ -56,7 +56,7 @@ fn launch(options: &LaunchOptions) -> u8 {
         talk: talk(common.quiet),
         command: options.command.clone(),
     };
-    let with = With { join: Some(address), dmtcp_names: true };
+    let with = With { join: Some(met.address.clone()), dmtcp_names: true };
     launch::launch(&args, &with, &voice).unwrap_or_else(|(_, error)| fail(Program::Launch, &error))
 }
 

@@ -10,12 +10,30 @@ use crate::coordinator::wire::Command;
 use crate::dmtcp::files::write_port;
 use crate::dmtcp::options::{Common, Meeting, Mode};
 
+/// The coordinator that was found or started. One that was started goes with this if nobody has joined
+/// it: it was to end with its last peer, and would wait for a first one.
+#[derive(Debug)]
+pub struct Met {
+    /// Where it is.
+    pub address: Address,
+    is_ours: bool,
+}
+
+impl Drop for Met {
+    fn drop(&mut self) {
+        let ask = |command| client::ask(&self.address, command);
+        if self.is_ours && ask(Command::Status).is_ok_and(|answer| answer.processes == 0) {
+            let _ = ask(Command::Quit);
+        }
+    }
+}
+
 /// Finds or starts the coordinator, and writes the port file. To be called before there is a job.
 ///
 /// # Errors
 ///
 /// There is none where one is to be joined; its port is taken; it takes us for a stranger.
-pub fn meet(common: &Common, meeting: &Meeting) -> Result<Address> {
+pub fn meet(common: &Common, meeting: &Meeting) -> Result<Met> {
     let (mode, port) = meeting.settled();
     let secret = secret::path(common.secret_file.as_deref());
     let mut address = Address { host: meeting.host.clone(), port, secret };
@@ -33,10 +51,11 @@ pub fn meet(common: &Common, meeting: &Meeting) -> Result<Address> {
     } else if let Some(interval) = common.interval {
         client::ask(&address, Command::Interval(interval.into()))?;
     }
+    let met = Met { address, is_ours: !is_there };
     if let Some(file) = &common.port_file {
-        write_port(file, address.port)?;
+        write_port(file, met.address.port)?;
     }
-    Ok(address)
+    Ok(met)
 }
 
 /// Starts one of our own; gives its port.
