@@ -14,6 +14,7 @@
 mod moments;
 mod payload;
 mod run;
+mod site;
 mod survival;
 mod tools;
 mod tree;
@@ -22,6 +23,7 @@ mod user;
 pub use moments::Moments;
 pub use payload::{ALL, Payload, payload};
 pub use run::{CheckpointFailed, Ended, From, Run, undisturbed};
+pub use site::{Daemon, Said, Site, real_dmtcp, until};
 pub use survival::{survives, with_environment};
 pub use tools::{Tools, tools};
 pub use tree::{descendants, describe, kill_tagged, tagged};

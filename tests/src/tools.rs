@@ -3,7 +3,7 @@
 use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::UNIX_EPOCH;
@@ -15,6 +15,18 @@ use crate::payload::ALL;
 const BINARIES: [&str; 3] = ["ckpt-launch", "ckpt", "ckpt-restore"];
 
 const PRELOAD: &str = "libckpt_preload.so";
+
+/// DMTCP's names beside them, as links.
+const NAMES: [(&str, &str); 5] = [
+    ("dmtcp_launch", "ckpt-launch"),
+    ("dmtcp_coordinator", "ckpt-launch"),
+    ("dmtcp_nocheckpoint", "ckpt-launch"),
+    ("dmtcp_command", "ckpt"),
+    ("dmtcp_restart", "ckpt-restore"),
+];
+
+/// Scripts that are used as they are, in a folder beside the payloads.
+const SITE: &str = "site";
 
 /// Where everything is.
 #[derive(Debug)]
@@ -29,7 +41,9 @@ pub struct Tools {
     pub preload: PathBuf,
     /// The folder of the payloads.
     pub payloads: PathBuf,
-    /// The folder of it all.
+    /// The scripts of a computing centre.
+    pub site: PathBuf,
+    /// The folder of it all; DMTCP's names are there, too.
     pub folder: PathBuf,
 }
 
@@ -74,34 +88,50 @@ fn gather() -> Tools {
         restore: folder.join("ckpt-restore"),
         preload: folder.join(PRELOAD),
         payloads: folder.join("payloads"),
+        site: folder.join(SITE),
         folder,
     }
 }
 
 fn make(built: &Path, sources: &Path, folder: &Path) {
-    let payloads = folder.join("payloads");
-    fs::create_dir_all(&payloads).expect("the folder can be made");
+    let (payloads, site) = (folder.join("payloads"), folder.join(SITE));
+    for path in [&payloads, &site] {
+        fs::create_dir_all(path).expect("the folder can be made");
+    }
     for name in BINARIES.iter().chain(&[PRELOAD]) {
         let from = built.join(name);
         if from.exists() {
             fs::copy(&from, folder.join(name)).expect("binaries can be copied");
         }
     }
+    for (name, ours) in NAMES {
+        let _left_by_a_crash = fs::remove_file(folder.join(name));
+        symlink(ours, folder.join(name)).expect("the folder is ours");
+    }
     for payload in ALL {
         payload.build(sources, &payloads);
     }
-    for path in [folder, &payloads] {
+    for script in files(&sources.join(SITE)) {
+        let name = script.file_name().expect("it is a file");
+        fs::copy(&script, site.join(name)).expect("scripts can be copied");
+    }
+    for path in [folder, &payloads, &site] {
         let open = fs::Permissions::from_mode(0o755);
         fs::set_permissions(path, open).expect("the folder is ours");
     }
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("the payloads are there");
+    entries.flatten().map(|entry| entry.path()).collect()
 }
 
 /// Changes whenever a binary or a payload's source does.
 fn fingerprint(built: &Path, sources: &Path) -> u64 {
     let mut files: Vec<PathBuf> = BINARIES.iter().map(|name| built.join(name)).collect();
     files.extend(Some(built.join(PRELOAD)).filter(|path| path.exists()));
-    let entries = fs::read_dir(sources).expect("the payloads are there");
-    files.extend(entries.flatten().map(|entry| entry.path()));
+    files.extend(self::files(sources));
+    files.extend(self::files(&sources.join(SITE)));
     files.sort();
     let mut hasher = DefaultHasher::new();
     for file in files {

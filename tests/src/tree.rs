@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -52,6 +53,14 @@ pub fn tagged(tag: &str) -> Vec<i32> {
             })
     };
     processes().into_iter().filter(has).collect()
+}
+
+/// All living processes whose current folder is `folder` or below it.
+pub fn inside(folder: &Path) -> Vec<i32> {
+    let is = |pid: &i32| {
+        fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(folder))
+    };
+    processes().into_iter().filter(is).collect()
 }
 
 /// Makes this process the one that orphans below it fall to, so that it can reap them.

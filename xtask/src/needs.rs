@@ -28,6 +28,7 @@ const NEEDS: &[Need] = &[
     Need { what: "tclsh", check: "echo exit | tclsh", packages: &["tcl"] },
     Need { what: "awk", check: "awk 'BEGIN { exit }'", packages: &["gawk"] },
     Need { what: "mount", check: "mount --version", packages: &["mount"] },
+    Need { what: "ip", check: "ip -V", packages: &["iproute2"] },
     Need { what: "useradd", check: "useradd --help", packages: &["passwd"] },
     Need {
         what: "rootless podman",
