@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use ckpt_core::image::{Directory, Entry, Header, ImageId, Reader};
+use ckpt_core::image::{Directory, Entry, Header, ImageId, Reader, Whose};
 use ckpt_core::{Error, ErrorKind, Result, snapshot};
 use serde_json::json;
 
@@ -25,7 +25,7 @@ pub fn inspect(path: Option<&Path>, voice: &Voice) -> Result<()> {
     }
     let image = if path.is_dir() {
         let mut on_bad = |_: &Path, error: &Error| voice.warn(format_args!("passed over: {error}"));
-        Directory::open(&path)?.newest_good(None, &mut on_bad)?
+        Directory::open(&path)?.newest_good(None, Whose::Anybodys, &mut on_bad)?
     } else {
         Reader::open(&path)?
     };

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ckpt_core::image::{Directory, Entry, Reader};
+use ckpt_core::image::{Directory, Entry, Reader, Whose};
 use ckpt_core::job::JobId;
 use ckpt_core::{Error, ErrorKind, Result};
 use ckpt_launch::cli;
@@ -47,22 +47,23 @@ impl Choice {
         }
     }
 
-    /// Opens the image. Damaged ones that were passed over are named and set aside.
+    /// Opens the image. Those that were passed over are named, and damaged ones set aside.
     ///
     /// # Errors
     ///
-    /// When none is good.
+    /// When none is good, or the one that was named is a stranger's.
     pub fn open(&self, args: &Restore, voice: &Voice) -> Result<Reader> {
         match self {
             Self::Exactly(path) => {
                 let image = Reader::open(path)?;
                 check(&image, args)?;
+                image.check_owner()?;
                 Ok(image)
             }
             Self::Newest(dir, job) => {
                 let dir = Directory::open(dir)?;
                 let mut damaged = Vec::new();
-                let found = dir.newest_good(*job, &mut |path, error| {
+                let found = dir.newest_good(*job, Whose::Trusted, &mut |path, error| {
                     voice.warn(format_args!("passed over: {error}"));
                     if error.kind() == ErrorKind::Damaged {
                         damaged.push(path.to_path_buf());
@@ -114,6 +115,10 @@ fn find(dir: &Path, job: Option<JobId>, generation: u64) -> Result<PathBuf> {
     found.retain(|image| {
         image.generation() == Some(generation) && job.is_none_or(|job| image.job() == Some(job))
     });
+    // A stranger's must not make it unclear which is meant; one alone is refused by name.
+    if found.iter().any(Entry::is_trusted) {
+        found.retain(Entry::is_trusted);
+    }
     match found.as_slice() {
         [image] => Ok(image.path.clone()),
         [] => {

@@ -1,9 +1,10 @@
 //! Images that DMTCP wrote are brought back by DMTCP, and the job is supervised like any other.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use ckpt_core::image::Directory;
+use ckpt_core::image::{Directory, check_owner_of};
 use ckpt_core::job::{Job, JobId};
 use ckpt_core::{Error, Result};
 use ckpt_launch::backend::{Driver, Set, is_dmtcp_image, is_dmtcp_set};
@@ -40,6 +41,10 @@ pub fn restore(args: &Restore, paths: &[PathBuf], voice: &Voice) -> Result<u8> {
         })?,
         images => Set::of(images.to_vec())?,
     };
+    for image in set.images() {
+        let missing = |e| Error::os(format!("cannot find {}", image.display()), e);
+        check_owner_of(image, image.metadata().map_err(missing)?.uid())?;
+    }
     let found = engine::dmtcp(&args.engine)?;
     let dir = home(args, paths)?;
     let begun_at = Instant::now();

@@ -38,7 +38,8 @@ fn restart(options: &RestartOptions) -> Result<u8> {
     }
     // Before anything is started: what cannot be restored is known here.
     for image in &images {
-        ckpt_core::image::Reader::open(image.canonicalize().unwrap_or_else(|_| image.clone()))?;
+        let path = image.canonicalize().unwrap_or_else(|_| image.clone());
+        ckpt_core::image::Reader::open(path)?.check_owner()?;
     }
     let voice = voice(OURS, common.quiet);
     warn_of(&common.ignored, &voice);

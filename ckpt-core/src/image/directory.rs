@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use super::contents::read_header;
 use super::format::{Header, ImageId, io_error};
+use super::owner;
 use super::reader::Reader;
 use super::temp::open_regular;
 use crate::error::{Error, ErrorKind, Result};
@@ -59,7 +60,17 @@ pub struct Entry {
     pub bytes: u64,
     /// When it was last written, nanoseconds since 1970.
     modified: u64,
+    owner: u32,
     name: String,
+}
+
+/// Whose images are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// Everybody's: to be read.
+    Anybodys,
+    /// Ours and root's: to be restored ([`Reader::check_owner`]).
+    Trusted,
 }
 
 impl Entry {
@@ -71,6 +82,11 @@ impl Entry {
     /// The generation: from the header, from the file name if that is damaged.
     pub fn generation(&self) -> Option<u64> {
         self.identity().map(|(_, generation)| generation)
+    }
+
+    /// Whether it is ours or root's.
+    pub fn is_trusted(&self) -> bool {
+        owner::is_trusted(self.owner)
     }
 
     fn identity(&self) -> Option<(JobId, u64)> {
@@ -167,12 +183,14 @@ impl Directory {
             header,
             bytes: u64::try_from(stat.st_size).unwrap_or(0),
             modified: seconds.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec),
+            owner: stat.st_uid,
             name: name.to_owned(),
         })
     }
 
     /// Opens the newest image that is whole (its blocks excepted), of `job` or else of the job
-    /// that was written last. `on_bad` hears of each one that had to be passed over.
+    /// that was written last. `on_bad` hears of each one that had to be passed over: a stranger's,
+    /// where only ours count, has no say in which job was written last.
     ///
     /// # Errors
     ///
@@ -181,9 +199,16 @@ impl Directory {
     pub fn newest_good(
         &self,
         job: Option<JobId>,
+        whose: Whose,
         on_bad: &mut dyn FnMut(&Path, &Error),
     ) -> Result<Reader> {
-        let entries = self.images()?;
+        let mut entries = self.images()?;
+        if whose == Whose::Trusted {
+            entries.retain(|entry| {
+                let checked = owner::check(&entry.path, entry.owner);
+                checked.inspect_err(|error| on_bad(&entry.path, error)).is_ok()
+            });
+        }
         let wanted = match job {
             Some(job) => Some(job),
             None => self.last_job(&entries)?,
@@ -191,7 +216,7 @@ impl Directory {
         let mut bad = 0;
         // Without any job known, `wanted` is `None` and these are the files that nobody knows.
         for entry in entries.into_iter().filter(|entry| entry.job() == wanted) {
-            match self.open_entry(entry) {
+            match self.open_entry(entry, whose) {
                 Ok(reader) => return Ok(reader),
                 Err((path, error)) => on_bad(&path, &error),
             }
@@ -200,12 +225,17 @@ impl Directory {
         Err(self.nothing_good(wanted, bad))
     }
 
-    fn open_entry(&self, entry: Entry) -> Result<Reader, (PathBuf, Error)> {
+    fn open_entry(&self, entry: Entry, whose: Whose) -> Result<Reader, (PathBuf, Error)> {
         let opened = match entry.header {
             Ok(_) => Reader::open_at(&self.dir, &entry.name, entry.path.clone()),
             Err(error) => Err(error),
         };
-        opened.map_err(|error| (entry.path, error))
+        // Once more: another file may have the name by now.
+        let trusted = opened.and_then(|reader| match whose {
+            Whose::Anybodys => Ok(reader),
+            Whose::Trusted => reader.check_owner().map(|()| reader),
+        });
+        trusted.map_err(|error| (entry.path, error))
     }
 
     fn nothing_good(&self, job: Option<JobId>, bad: usize) -> Error {
@@ -250,7 +280,8 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Usage`] if `path` has no file name, otherwise what rename(2) says.
+    /// [`ErrorKind::Usage`] if `path` has no file name, [`ErrorKind::Permission`] if it is a
+    /// stranger's, otherwise what rename(2) says.
     pub fn set_aside(&self, path: &Path) -> Result<PathBuf> {
         let failed = |errno| io_error(format!("cannot set {} aside", path.display()), errno);
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
@@ -259,6 +290,8 @@ impl Directory {
         };
         let taken =
             |name: &str| rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        let stat = rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW);
+        owner::check(path, stat.map_err(failed)?.st_uid)?;
         let mut aside = format!("{name}.bad");
         for number in 2..100 {
             if !taken(&aside) {
@@ -273,15 +306,15 @@ impl Directory {
 
     /// Removes the images of `job` that are older than its `keep` newest whole ones (at least
     /// one; blocks are not looked at) and that no kept one needs as a parent. Damaged ones do not
-    /// count as kept; those newer than the last kept one are left alone. Gives how many were
-    /// removed.
+    /// count as kept; those newer than the last kept one are left alone, and strangers' are as if
+    /// they were not there. Gives how many were removed.
     ///
     /// # Errors
     ///
     /// What getdents(2) and unlink(2) say.
     pub fn prune(&self, job: JobId, keep: usize) -> Result<usize> {
         let mut entries = self.images()?;
-        entries.retain(|entry| entry.job() == Some(job));
+        entries.retain(|entry| entry.job() == Some(job) && entry.is_trusted());
         let Some(last) = self.last_kept(&entries, keep.max(1)) else { return Ok(0) };
         let needed = needed(&entries, last);
         let mut removed = 0;

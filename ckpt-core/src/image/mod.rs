@@ -18,6 +18,7 @@ mod codec;
 mod contents;
 mod directory;
 mod format;
+mod owner;
 mod reader;
 mod temp;
 #[cfg(test)]
@@ -25,9 +26,10 @@ mod tests;
 mod writer;
 
 pub use block::{BlockId, Packer, Unpacker};
-pub use directory::{Directory, Entry, file_name};
+pub use directory::{Directory, Entry, Whose, file_name};
 pub use format::{
     FORMAT_VERSION, Header, ImageId, Importance, KNOWN_TAGS, MAX_BLOCK, NewHeader, Tag,
 };
+pub use owner::check as check_owner_of;
 pub use reader::{Reader, Summary};
 pub use writer::{Finished, Published, Writer};

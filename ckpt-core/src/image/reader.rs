@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -12,6 +13,7 @@ use bincode::Decode;
 use super::block::{BlockId, Row, Unpacker};
 use super::contents::Contents;
 use super::format::{Flaw, Header, Tag, io_error};
+use super::owner;
 use super::temp::open_regular;
 use crate::error::{Error, Result};
 use crate::progress::{Event, Observer};
@@ -23,6 +25,7 @@ pub struct Reader {
     path: PathBuf,
     file: File,
     contents: Contents,
+    owner: u32,
 }
 
 /// What [`Reader::verify`] found in an image that is whole.
@@ -62,10 +65,22 @@ impl Reader {
     }
 
     fn with(file: File, path: PathBuf) -> Result<Self> {
+        // Of the open file: the name may lead to another by now.
+        let owner = file.metadata().map_err(|source| cannot_open(&path, source))?.uid();
         match Contents::load(&file) {
-            Ok(contents) => Ok(Self { path, file, contents }),
+            Ok(contents) => Ok(Self { path, file, contents, owner }),
             Err(flaw) => Err(flaw.of(&path)),
         }
+    }
+
+    /// Refuses an image that neither we nor root have written. It may be read, but to restore it
+    /// is to run whatever its owner has put into it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Permission`](crate::ErrorKind::Permission), with what to do.
+    pub fn check_owner(&self) -> Result<()> {
+        owner::check(&self.path, self.owner)
     }
 
     /// Where it was opened.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use ckpt_core::image::Directory;
+use ckpt_core::image::{Directory, Whose};
 use ckpt_core::job::JobId;
 use ckpt_core::{Error, ErrorKind, Result};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -255,7 +255,7 @@ fn taken(last: Event) -> Result<Outcome> {
 /// then either we came out of it, or it was finished with the supervisor's last breath.
 fn came_back(place: &Place, before: u64) -> Result<Outcome> {
     let newest = Directory::open(&place.dir)
-        .and_then(|dir| dir.newest_good(Some(place.job), &mut |_, _| {}));
+        .and_then(|dir| dir.newest_good(Some(place.job), Whose::Anybodys, &mut |_, _| {}));
     match newest {
         Ok(image) if image.header().generation > before => {
             Ok(Outcome::CameBack(image.header().generation))

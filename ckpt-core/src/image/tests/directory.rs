@@ -27,7 +27,8 @@ fn generations(directory: &Directory) -> Vec<u64> {
 
 fn newest(directory: &Directory, job: Option<JobId>) -> (Result<(JobId, u64)>, Vec<String>) {
     let mut bad = Vec::new();
-    let reader = directory.newest_good(job, &mut |_, error| bad.push(error.to_string()));
+    let reader =
+        directory.newest_good(job, Whose::Trusted, &mut |_, error| bad.push(error.to_string()));
     (reader.map(|reader| (reader.header().job, reader.header().generation)), bad)
 }
 
@@ -155,4 +156,21 @@ fn prune_keeps_parents() {
     }
     assert_eq!(directory.prune(JOB, 1).unwrap(), 3);
     assert_eq!(generations(&directory), [6, 5, 2]);
+}
+
+#[test]
+fn a_strangers_image_is_read_but_not_trusted() {
+    let (dir, directory) = filled(2);
+    let planted = small(dir.path(), &NewHeader { job: OTHER, ..new(9) });
+    if std::os::unix::fs::chown(&planted, Some(4242), None).is_err() {
+        return; // Only root can give files away.
+    }
+    let (found, bad) = newest(&directory, None);
+    assert_eq!(found.unwrap(), (JOB, 2));
+    assert!(bad.len() == 1 && bad[0].contains("user 4242"), "{bad:?}");
+    let read = directory.newest_good(None, Whose::Anybodys, &mut |_, _| ()).unwrap();
+    assert_eq!(read.header().job, OTHER);
+    assert_eq!(read.check_owner().unwrap_err().kind(), ErrorKind::Permission);
+    assert_eq!(directory.set_aside(&planted).unwrap_err().kind(), ErrorKind::Permission);
+    assert_eq!(directory.prune(OTHER, 1).unwrap(), 0);
 }
