@@ -34,6 +34,9 @@ pub struct Restore {
     /// Cut files that the job only appended to back to their length at the checkpoint
     #[arg(long)]
     pub cut_appended: bool,
+    /// Restore although processes of the job seem to run still, or its groups are not had here
+    #[arg(long)]
+    pub force: bool,
     #[command(flatten)]
     pub engine: With,
     /// Take checkpoints together with other jobs, as the coordinator at this address says

@@ -6,6 +6,7 @@ mod cli;
 mod dmtcp;
 mod names;
 mod restore;
+mod twin;
 
 use std::process::ExitCode;
 

@@ -61,6 +61,7 @@ fn args(options: &RestartOptions, image: Option<PathBuf>) -> Restore {
         keeping: keeping(None),
         pids: Pids::Auto,
         cut_appended: false,
+        force: false,
         engine: cli::With::default(),
         join: None,
         talk: talk(options.common.quiet),

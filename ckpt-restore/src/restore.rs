@@ -1,6 +1,7 @@
 //! From the choice of an image to the supervisor.
 //!
-//! The lock is taken before anything is rebuilt, so that no job runs twice; signals are held back
+//! The lock is taken before anything is rebuilt, so that no job runs twice (a job that has lost its
+//! supervisor has lost the lock, too, and is looked for); signals are held back
 //! until the job runs, then passed on to it.
 
 use ckpt_core::job::Job;
@@ -22,7 +23,7 @@ use ckpt_launch::{images, launch, words};
 
 use crate::choose::{self, Choice};
 use crate::cli::Restore;
-use crate::dmtcp;
+use crate::{dmtcp, twin};
 
 /// Brings the job back and stays with it; gives the exit status.
 pub fn run(args: &Restore) -> u8 {
@@ -56,6 +57,9 @@ pub fn restore(args: &Restore, with: &With, voice: &Voice) -> Result<u8> {
         let header = image.header();
         let (job, generation, created) = (header.job, header.generation, header.created);
         let mut ownership = Ownership::take(Place { dir: dir.clone(), job })?;
+        if !args.force {
+            twin::check(job, with.dmtcp_names)?;
+        }
         let signals = Signals::take(true)?;
         launch::become_subreaper()?;
         let server = Server::new(ownership.listen()?);
