@@ -15,7 +15,9 @@ use libc::{c_int, pid_t};
 
 /// Capabilities that allow choosing a tid: `CAP_CHECKPOINT_RESTORE`, and `CAP_SYS_ADMIN` on
 /// kernels before 5.9.
-const TID_CAPABILITIES: [u32; 2] = [40, 21];
+const TID_CAPABILITIES: [u32; 2] = [40, SYS_ADMIN];
+const SYS_ADMIN: u32 = 21;
+const SETGID: u32 = 6;
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
 
 /// `struct clone_args` of linux/sched.h, as far as it is needed.
@@ -322,9 +324,22 @@ pub(crate) fn keep_tid_capabilities() {
 
 /// Whether this process may choose tids in its PID namespace, judged by its capabilities.
 pub(crate) fn may_choose_tids() -> bool {
-    capabilities().is_ok_and(|[effective, ..]| {
-        TID_CAPABILITIES.iter().any(|capability| effective & 1 << capability != 0)
-    })
+    TID_CAPABILITIES.into_iter().any(has)
+}
+
+/// Whether this process may make namespaces without a user namespace of its own around them
+/// (`CAP_SYS_ADMIN`).
+pub(crate) fn may_make_namespaces() -> bool {
+    has(SYS_ADMIN)
+}
+
+/// Whether this process may set its groups (`CAP_SETGID`).
+pub(crate) fn may_set_groups() -> bool {
+    has(SETGID)
+}
+
+fn has(capability: u32) -> bool {
+    capabilities().is_ok_and(|[effective, ..]| effective & 1 << capability != 0)
 }
 
 /// Effective, permitted, inheritable (capget(2)).

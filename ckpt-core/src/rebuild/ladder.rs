@@ -1,7 +1,9 @@
 //! The ladder: ways to give processes their old numbers, tried in order.
 //!
 //! 1. `clone3(set_tid)`, for root and `CAP_CHECKPOINT_RESTORE`, where the numbers are free.
-//! 2. An own user and PID namespace: every number is free there.
+//! 2. An own PID namespace: every number is free there. Without privilege it takes an own user
+//!    namespace around it; with privilege there must be none, as a job of root would lose its rights
+//!    over everything that is not in there.
 //! 3. Forking until the number comes by, where it is free.
 //! 4. Other numbers: refused, as programs and the C library remember their own.
 
@@ -10,10 +12,10 @@ use std::os::fd::OwnedFd;
 
 use super::Pids;
 use super::body::Tids;
-use super::skeleton::{Choice, Recipe, Skeleton};
+use super::skeleton::{Choice, Recipe, Skeleton, Within};
 use super::tree::{self, Outside};
 use crate::error::{Error, ErrorKind, Result};
-use crate::os::spawn;
+use crate::os::{proc, spawn};
 use crate::progress::{Event, Observer};
 use crate::snapshot::Snapshot;
 
@@ -38,11 +40,13 @@ pub(crate) fn climb(
         Pids::Namespace => &[Pids::Namespace],
         Pids::Cycle => &[Pids::Cycle],
     };
+    let within = if spawn::may_make_namespaces() { Within::Ours } else { Within::Own };
     let mut refused = Vec::new();
     for &rung in rungs {
         let grown = possible(snapshot, rung).and_then(|()| {
-            let namespace = rung == Pids::Namespace;
-            let outside = if namespace { Outside::Numbered } else { Outside::Inherited };
+            let namespace = (rung == Pids::Namespace).then_some(within);
+            let inherited = namespace.is_none();
+            let outside = if inherited { Outside::Inherited } else { Outside::Numbered };
             let tree = tree::plan(snapshot, outside)?;
             let cycle = rung == Pids::Cycle;
             Skeleton::grow(&Recipe {
@@ -58,12 +62,18 @@ pub(crate) fn climb(
         });
         match grown {
             Ok(skeleton) => {
-                observer.event(Event::Chosen(format!("PIDs: {}", name(rung))));
+                observer.event(Event::Chosen(format!("PIDs: {}", name(rung, within))));
+                if rung == Pids::Namespace && within == Within::Own && has_privileges(snapshot) {
+                    tracing::warn!(
+                        "the job has privileges, and within its new user namespace only: what is \
+                         not in there it may no longer change (see PIDs in `ckpt doctor`)"
+                    );
+                }
                 let tids = if rung == Pids::Cycle { Tids::Cycled } else { Tids::Chosen };
                 return Ok(Grown { skeleton, tids });
             }
             Err(error) if error.kind() == ErrorKind::Damaged => return Err(error),
-            Err(error) => refused.push(format!("{}: {error}", name(rung))),
+            Err(error) => refused.push(format!("{}: {error}", name(rung, within))),
         }
     }
     let what = format!(
@@ -75,9 +85,14 @@ pub(crate) fn climb(
         .help("restart where user namespaces are allowed, or where those numbers are free"))
 }
 
-fn name(rung: Pids) -> &'static str {
+fn has_privileges(snapshot: &Snapshot) -> bool {
+    snapshot.alive().any(|(_, live)| live.credentials.capabilities[2] != 0)
+}
+
+fn name(rung: Pids, within: Within) -> &'static str {
     match rung {
         Pids::SetTid => "clone3(set_tid)",
+        Pids::Namespace if within == Within::Ours => "own PID namespace",
         Pids::Namespace => "own user and PID namespace",
         Pids::Cycle => "fork until they come by",
         Pids::Auto => "any way",
@@ -96,7 +111,10 @@ fn possible(snapshot: &Snapshot, rung: Pids) -> Result<()> {
     let tasks = snapshot.alive().flat_map(|(_, live)| live.tasks.iter().map(|task| task.tid));
     let processes = snapshot.processes.iter().map(|process| process.pid);
     match tasks.chain(processes).find(|&tid| spawn::in_use(tid)) {
-        Some(tid) => Err(Error::new(ErrorKind::Busy, format!("the number {tid} is in use"))),
+        Some(tid) => {
+            let what = format!("the number {tid} is in use by {}", proc::comm(tid));
+            Err(Error::new(ErrorKind::Busy, what))
+        }
         None => Ok(()),
     }
 }

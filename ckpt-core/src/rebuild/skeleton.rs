@@ -41,12 +41,21 @@ pub(crate) enum Choice {
     Cycle,
 }
 
+/// What a PID namespace is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Within {
+    /// The user namespace that we are in: needs privilege, and leaves the job what it has of it.
+    Ours,
+    /// One of its own, in which the job's privileges hold for nothing outside.
+    Own,
+}
+
 /// What is needed to make the processes.
 pub(crate) struct Recipe<'a> {
     pub(crate) tree: &'a Tree,
     pub(crate) choice: Choice,
-    /// An own user and PID namespace around the job.
-    pub(crate) namespace: bool,
+    /// An own PID namespace around the job, within an own user namespace or without.
+    pub(crate) namespace: Option<Within>,
     /// Monotonic and boot time that the job is to see.
     pub(crate) clocks: (i64, i64),
     /// Program and personality of each of the snapshot's processes.
@@ -227,20 +236,23 @@ impl Family<'_> {
     /// Restorer: makes the first process.
     fn start(&self) -> Result<i32> {
         let first = self.recipe.tree.first;
-        if !self.recipe.namespace {
+        let Some(within) = self.recipe.namespace else {
             let made = self
                 .make(first)
                 .map_err(|e| Error::os("cannot make the stand-in for the launcher", e))?;
             return Ok(made);
-        }
-        let namespaces = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS;
+        };
+        let user = if within == Within::Own { libc::CLONE_NEWUSER } else { 0 };
+        let namespaces = user | libc::CLONE_NEWPID | libc::CLONE_NEWNS;
         let (ready, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|e| Error::os("cannot make a pipe", e))?;
-        let refused = |e| {
-            Error::os("cannot make a user and PID namespace", e).help(
+        let refused = |e| match within {
+            Within::Ours => Error::os("cannot make a PID namespace", e)
+                .help("the system may forbid it (user.max_pid_namespaces, a container's profile)"),
+            Within::Own => Error::os("cannot make a user and PID namespace", e).help(
                 "the system may forbid user namespaces (user.max_user_namespaces, \
                  kernel.unprivileged_userns_clone, or the container's own profile)",
-            )
+            ),
         };
         match spawn::fork(namespaces, None).map_err(refused)? {
             Fork::Child => {
@@ -253,7 +265,7 @@ impl Family<'_> {
                 }
             }
             Fork::Parent(pid) => {
-                let mapped = map_ids(pid);
+                let mapped = if within == Within::Own { map_ids(pid) } else { Ok(()) };
                 if mapped.is_ok() {
                     let _ = rustix::io::write(&go, b"g");
                 }
@@ -315,7 +327,7 @@ impl Family<'_> {
             Ok(Fork::Parent(pid)) => Ok(pid),
             Ok(Fork::Child) => self.live(index),
             // Outside a namespace the launcher's number may be taken: any other serves.
-            Err(_) if node.role == Role::StandIn && !self.recipe.namespace => {
+            Err(_) if node.role == Role::StandIn && self.recipe.namespace.is_none() => {
                 match spawn::fork(0, None)? {
                     Fork::Parent(pid) => Ok(pid),
                     Fork::Child => self.live(index),
@@ -465,7 +477,14 @@ fn enter_time_namespace((monotonic, boottime): (i64, i64)) -> io::Result<()> {
     }
     let offsets = clock::offsets_for(monotonic, boottime);
     let mut file = fs::OpenOptions::new().write(true).open("/proc/self/timens_offsets")?;
-    file.write_all(offsets.as_bytes())
+    match file.write_all(offsets.as_bytes()) {
+        // Without CAP_SYS_TIME. In a namespace without offsets the clocks are the host's.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            tracing::info!(%error, "the monotonic clock jumps");
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// Maps our own user and group id into the namespace of `pid`.
