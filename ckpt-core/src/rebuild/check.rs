@@ -105,10 +105,12 @@ fn mapped(mapped: &Mapped) -> Result<()> {
         return Ok(());
     }
     let now = Named::of(&file.path, &meta);
-    let same_time = now.modified == file.modified && now.size == file.size;
-    let known = mapped.build_id.as_deref();
-    let same_id = || known.is_some() && elf::build_id(&file.path).as_deref() == known;
-    if same_time || same_id() {
+    // A build id decides where there is one: a package built anew may have the old time stamp.
+    let same = match mapped.build_id.as_deref() {
+        known @ Some(_) => elf::build_id(&file.path).as_deref() == known,
+        None => now.modified == file.modified,
+    };
+    if same && now.size == file.size {
         return Ok(());
     }
     let what = format!("{}, which the job maps, is not the file that it was", file.shown());
@@ -131,4 +133,36 @@ pub(crate) fn programs(snapshot: &Snapshot) -> Result<Vec<(CString, u32)>> {
         })
     };
     snapshot.processes.iter().map(program).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    /// This test's own program, which has a build id.
+    fn own() -> Mapped {
+        let path = std::env::current_exe().unwrap().into_os_string().into_vec();
+        let file = Named::of(&path, &fs::metadata(OsStr::from_bytes(&path)).unwrap());
+        let build_id = elf::build_id(&path);
+        assert!(build_id.is_some());
+        Mapped { file, build_id, writable: false }
+    }
+
+    #[test]
+    fn a_mapped_file_is_known_by_its_build_id_else_by_its_time_and_always_by_its_size() {
+        let change = |change: fn(&mut Mapped)| {
+            let mut mapped = own();
+            change(&mut mapped);
+            super::mapped(&mapped).is_ok()
+        };
+        assert!(change(|_| ()));
+        assert!(change(|m| m.file.modified += 1));
+        assert!(!change(|m| m.build_id = Some(vec![1; 20])));
+        assert!(!change(|m| m.file.size += 1));
+        assert!(change(|m| m.build_id = None));
+        assert!(!change(|m| (m.build_id, m.file.modified) = (None, 1)));
+        assert!(!change(|m| (m.build_id, m.file.size) = (None, 1)));
+    }
 }
