@@ -68,6 +68,7 @@ pub fn restore(args: &Restore, with: &With, voice: &Voice) -> Result<u8> {
         let options = rebuild::Options {
             pids: args.pids.into(),
             cut_appended: args.cut_appended,
+            force: args.force,
             ..rebuild::Options::default()
         };
         let result = {

@@ -1,7 +1,14 @@
-//! Whose a process is (credentials(7)): checked, never changed.
+//! Whose a process is (credentials(7)): checked, and never changed but by root, who restores with
+//! the groups that the job had.
+
+use rustix::process::Gid;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::proc;
+
+/// What procfs shows for a group that is not mapped into the reader's user namespace
+/// (`/proc/sys/kernel/overflowgid`).
+const UNMAPPED: u32 = 65534;
 
 /// Identity and privileges of a process.
 #[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
@@ -10,6 +17,8 @@ pub struct Credentials {
     pub uids: [u32; 4],
     /// Real, effective, saved, file system group id.
     pub gids: [u32; 4],
+    /// Supplementary groups, sorted.
+    pub groups: Vec<u32>,
     /// Inheritable, permitted, effective, ambient capabilities.
     pub capabilities: [u64; 4],
     /// Seccomp mode: 0 none, 1 strict, 2 filters.
@@ -24,7 +33,12 @@ impl Credentials {
         let status = proc::status(pid)?;
         let number =
             |name| Ok::<_, Error>(proc::status_field(pid, name)?.and_then(|v| v.parse().ok()));
+        let groups = proc::status_field(pid, "Groups")?.unwrap_or_default();
+        let groups = groups.split_ascii_whitespace().filter_map(|word| word.parse().ok());
+        let mut groups: Vec<u32> = groups.collect();
+        groups.sort_unstable();
         Ok(Self {
+            groups,
             uids: [status.ruid, status.euid, status.suid, status.fuid],
             gids: [status.rgid, status.egid, status.sgid, status.fgid],
             capabilities: [
@@ -36,6 +50,28 @@ impl Credentials {
             seccomp: status.seccomp.unwrap_or_default(),
             filters: number("Seccomp_filters")?.unwrap_or_default(),
         })
+    }
+
+    /// Whether a process with these has the groups that `other` has. Which are behind numbers that
+    /// are not mapped cannot be told; the kernel keeps them.
+    pub(crate) fn has_groups_of(&self, other: &Self) -> bool {
+        let told = |credentials: &Self| !credentials.groups.contains(&UNMAPPED);
+        self.gids[1] == other.gids[1]
+            && (self.groups == other.groups || !told(self) || !told(other))
+    }
+
+    /// Takes these groups: for root.
+    ///
+    /// # Errors
+    ///
+    /// What setgroups(2) and setresgid(2) say.
+    pub(crate) fn take_groups(&self) -> Result<()> {
+        use rustix::thread::{set_thread_groups, set_thread_res_gid};
+        let failed = |e| Error::os(format!("cannot take the groups {:?}", self.groups), e);
+        let groups: Vec<Gid> = self.groups.iter().map(|&gid| Gid::from_raw(gid)).collect();
+        let gid = Gid::from_raw(self.gids[1]);
+        set_thread_groups(&groups).map_err(failed)?;
+        set_thread_res_gid(gid, gid, gid).map_err(failed)
     }
 
     /// Refuses a process that could not be made again by the same means as its launcher: another
@@ -55,6 +91,15 @@ impl Credentials {
             return refuse(
                 format!("cannot save the user and group ids {uids:?}, {gids:?}"),
                 "only processes of the user who runs ckpt can be brought back",
+            );
+        }
+        if self.groups != launcher.groups {
+            let (groups, others) = (&self.groups, &launcher.groups);
+            return refuse(
+                format!(
+                    "cannot save the groups {groups:?}, which are not the launcher's {others:?}"
+                ),
+                "start the launcher with the groups that the program gives itself",
             );
         }
         if self.seccomp != launcher.seccomp || self.filters != launcher.filters {

@@ -2,7 +2,8 @@
 
 use super::Hand;
 use crate::error::{Error, Result};
-use crate::os::{proc, sched};
+use crate::os::remote::Scratch;
+use crate::os::{PAGE, proc, sched};
 
 /// Attributes of a process.
 #[derive(Debug, Clone, Default, bincode::Encode, bincode::Decode)]
@@ -31,6 +32,8 @@ pub struct Attributes {
     pub membarrier: u32,
     /// Large processor states that the process has asked for (`ARCH_GET_XCOMP_PERM`): AMX tiles.
     pub large_states: u64,
+    /// mlockall(2) of what is yet to be mapped: `MCL_FUTURE`, `MCL_ONFAULT`, or 0.
+    pub locks_future: i32,
     /// The process is stopped by a signal (`SIGSTOP`, `SIGTSTP` …).
     pub stopped: bool,
 }
@@ -93,6 +96,7 @@ impl Attributes {
             subreaper: subreaper & 0xffff_ffff != 0,
             no_new_privs: status.nonewprivs == Some(1),
             oom_score_adj: text("oom_score_adj")?.parse().unwrap_or_default(),
+            locks_future: locks_future(hand, pid)?,
             stopped,
         })
     }
@@ -117,11 +121,26 @@ impl Attributes {
         if self.no_new_privs {
             prctl("set no_new_privs", libc::PR_SET_NO_NEW_PRIVS, 1)?;
         }
+        if self.locks_future != 0 {
+            let flags = [self.locks_future as u64];
+            hand.remote.try_call("lock future memory", libc::SYS_mlockall, &flags)?;
+        }
         let score = format!("/proc/{outer}/oom_score_adj");
         if let Err(error) = std::fs::write(score, self.oom_score_adj.to_string()) {
             tracing::debug!(%error, "oom_score_adj stays as it is");
         }
         Ok(())
+    }
+
+    /// Makes the process undumpable if it was: after all that asks for access to it, which is then
+    /// root's alone.
+    pub(crate) fn close(&self, hand: &Hand<'_>) -> Result<()> {
+        if self.dumpable == 1 {
+            return Ok(());
+        }
+        // 2, which execve(2) and a change of ids give, cannot be asked for; 0 is as strict.
+        let arguments = [libc::PR_SET_DUMPABLE as u64, 0, 0, 0, 0];
+        hand.remote.try_call("make it undumpable", libc::SYS_prctl, &arguments).map(drop)
     }
 
     /// Sets the resource limits, at the very end.
@@ -142,4 +161,25 @@ impl Attributes {
         }
         Ok(())
     }
+}
+
+/// What mlockall(2) has said of memory to come: it shows in a new page.
+fn locks_future(hand: &Hand<'_>, pid: i32) -> Result<i32> {
+    let locked = || Ok::<_, Error>(proc::status(pid)?.vmlck.unwrap_or_default());
+    let before = locked()?;
+    let page = Scratch::map(hand.remote)?;
+    let asked = locked().and_then(|now| {
+        if now == before {
+            return Ok(0);
+        }
+        // Without MCL_ONFAULT it is there before anybody has touched it.
+        let arguments = [page.address, PAGE, hand.scratch.address];
+        hand.remote.try_call("ask for a new page", libc::SYS_mincore, &arguments)?;
+        let mut there = [0];
+        hand.memory.read_exact(hand.scratch.address, &mut there)?;
+        let lazily = if there[0] & 1 == 0 { libc::MCL_ONFAULT } else { 0 };
+        Ok(libc::MCL_FUTURE | lazily)
+    });
+    page.free(hand.remote)?;
+    asked
 }

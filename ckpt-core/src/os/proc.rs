@@ -158,7 +158,13 @@ pub(crate) fn is_leader(tid: i32) -> bool {
 
 /// The number of a process or task in the innermost PID namespace that it is in.
 pub(crate) fn inner_pid(pid: i32) -> Result<i32> {
-    let numbers = status_field(pid, "NSpid")?.unwrap_or_default();
+    innermost(pid, "NSpid")
+}
+
+/// A field of `/proc/PID/status` that lists one number for each PID namespace (`NSpid`, `NSpgid`,
+/// `NSsid`): the innermost one.
+pub(crate) fn innermost(pid: i32, field: &str) -> Result<i32> {
+    let numbers = status_field(pid, field)?.unwrap_or_default();
     let last = numbers.split_ascii_whitespace().next_back().and_then(|word| word.parse().ok());
     last.ok_or_else(|| Error::new(ErrorKind::Gone, format!("process {pid} has ended")))
 }

@@ -289,6 +289,7 @@ impl<'a> Body<'a> {
         let maps = maps::read(self.pid)?;
         let vdso = maps.iter().find(|map| map.kind == Kind::Vdso);
         let spare = vdso.map_or(0, |map| map.end - 32);
+        self.with(0, |hand, _| self.live.attributes.close(hand))?;
         for (task, stopped) in self.live.tasks.iter().zip(&self.tasks) {
             let mut remote = task.borrow(stopped, &self.memory, self.site)?;
             if let Some(call) = task.interrupted {

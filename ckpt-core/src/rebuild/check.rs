@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::Reader;
 use crate::kinds::credentials::Credentials;
 use crate::kinds::file::{Named, What};
-use crate::os::{PAGE, cpu, elf, proc};
+use crate::os::{PAGE, cpu, elf, proc, spawn};
 use crate::snapshot::{Mapped, Snapshot};
 
 /// `EM_X86_64` of elf(5).
@@ -20,7 +20,7 @@ const X86_64: u16 = 62;
 /// # Errors
 ///
 /// What differs in a way that would make the restart wrong.
-pub(crate) fn host(image: &Reader, snapshot: &Snapshot) -> Result<()> {
+pub(crate) fn host(image: &Reader, snapshot: &Snapshot, force: bool) -> Result<()> {
     let header = image.header();
     if header.arch != X86_64 || u64::from(header.page_size) != PAGE {
         let (arch, size) = (header.arch, header.page_size);
@@ -36,6 +36,7 @@ pub(crate) fn host(image: &Reader, snapshot: &Snapshot) -> Result<()> {
             Error::new(ErrorKind::Permission, what).help("restart it as the user who started it")
         );
     }
+    groups(&own, &snapshot.launcher.credentials, force)?;
     for (process, live) in snapshot.alive() {
         let root = proc::link(std::process::id() as i32, "root")?;
         if live.attributes.root != root {
@@ -58,6 +59,33 @@ pub(crate) fn host(image: &Reader, snapshot: &Snapshot) -> Result<()> {
         }
     }
     files(snapshot)
+}
+
+/// The job has the groups that we have, and must not find itself without one. Root takes those of
+/// the job: the restorer, with one thread as yet, stands where the launcher stood.
+fn groups(own: &Credentials, job: &Credentials, force: bool) -> Result<()> {
+    if own.has_groups_of(job) {
+        return Ok(());
+    }
+    if spawn::may_set_groups() {
+        match job.take_groups() {
+            Err(error) if force => tracing::warn!(%error, "it goes on with others"),
+            taken => return taken,
+        }
+    }
+    let shown = |credentials: &Credentials| {
+        let groups = std::iter::once(&credentials.gids[1]).chain(&credentials.groups);
+        groups.map(u32::to_string).collect::<Vec<_>>().join(" ")
+    };
+    let what = format!("the job is of the groups {}, and this is of {}", shown(job), shown(own));
+    if force {
+        tracing::warn!("{what}: it goes on with these");
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Permission, what).help(
+        "restart it with the groups that it was started with (`newgrp`, `sg`), or with these by \
+         --force",
+    ))
 }
 
 fn features(snapshot: &Snapshot) -> Result<()> {

@@ -3,18 +3,26 @@
 
 use super::body::Body;
 use crate::error::{Error, ErrorKind, Result};
+use crate::kinds::credentials::Credentials;
 use crate::kinds::file::{self, Descriptor};
 use crate::kinds::memory::Area;
 use crate::os::maps::{self, Kind};
-use crate::os::proc;
+use crate::os::{proc, ptrace, sched};
+use crate::snapshot::Snapshot;
 
 /// Compares one process.
 ///
 /// # Errors
 ///
 /// [`ErrorKind::Internal`], with the first difference.
-pub(crate) fn process(body: &Body<'_>) -> Result<()> {
-    areas(body).and_then(|()| descriptors(body)).and_then(|()| status(body)).map_err(|e| {
+pub(crate) fn process(body: &Body<'_>, snapshot: &Snapshot) -> Result<()> {
+    let compared = areas(body)
+        .and_then(|()| descriptors(body))
+        .and_then(|()| status(body))
+        .and_then(|()| identity(body))
+        .and_then(|()| kinship(body, snapshot))
+        .and_then(|()| limits(body));
+    compared.map_err(|e| {
         e.whose(body.process).help("this is a defect of ckpt; the image is untouched: report it")
     })
 }
@@ -113,4 +121,59 @@ fn status(body: &Body<'_>) -> Result<()> {
         return Err(differs("the numbers of the tasks", now, then));
     }
     Ok(())
+}
+
+/// Ids and signal masks. The groups are ours, as the host was checked to have the right ones.
+fn identity(body: &Body<'_>) -> Result<()> {
+    let ours = Credentials::of(std::process::id() as i32)?;
+    let then = body.live.credentials.uids;
+    for (task, tid) in body.live.tasks.iter().zip(body.tids()) {
+        let now = Credentials::of(tid)?;
+        if now.uids != then {
+            return Err(differs("the user ids", now.uids, then));
+        }
+        if (now.gids, &now.groups) != (ours.gids, &ours.groups) {
+            return Err(differs("the groups", now.groups, ours.groups));
+        }
+        let mask = ptrace::signal_mask(tid)
+            .map_err(|e| Error::os(format!("cannot read the signal mask of task {tid}"), e))?;
+        if mask != task.mask {
+            return Err(differs("a signal mask", mask, task.mask));
+        }
+    }
+    Ok(())
+}
+
+/// Parent, session and group, by the job's own numbers; those of the launcher may be others here.
+fn kinship(body: &Body<'_>, snapshot: &Snapshot) -> Result<()> {
+    let (process, launcher) = (body.process, &snapshot.launcher);
+    if snapshot.processes.iter().any(|other| other.pid == process.parent) {
+        let now = proc::inner_pid(proc::stat(body.pid)?.ppid)?;
+        if now != process.parent {
+            return Err(differs("the parent", now, process.parent));
+        }
+    }
+    let now = proc::innermost(body.pid, "NSsid")?;
+    if process.session != launcher.session && now != process.session {
+        return Err(differs("the session", now, process.session));
+    }
+    let of_launcher = (process.session, process.group) == (launcher.session, launcher.group);
+    let now = proc::innermost(body.pid, "NSpgid")?;
+    if !of_launcher && process.group != 0 && now != process.group {
+        return Err(differs("the process group", now, process.group));
+    }
+    Ok(())
+}
+
+/// Resource limits; a hard limit that is lower here stays so, and was told of.
+fn limits(body: &Body<'_>) -> Result<()> {
+    let limits = sched::limits(body.pid).map_err(|e| Error::os("cannot read the limits", e))?;
+    let then = &body.live.attributes.limits;
+    let fits = |now: (u64, u64), then: (u64, u64)| {
+        now == then || (now.1 < then.1 && now.0 == then.0.min(now.1))
+    };
+    match then.iter().zip(limits).find(|&(&then, now)| !fits(now, then)) {
+        Some((&then, now)) => Err(differs("a resource limit", now, then)),
+        None => Ok(()),
+    }
 }

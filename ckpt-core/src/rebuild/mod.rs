@@ -52,6 +52,8 @@ pub struct Options {
     pub pids: Pids,
     /// Cut files that the job only appended to back to their length at the checkpoint.
     pub cut_appended: bool,
+    /// Go on with other groups than the job had.
+    pub force: bool,
     /// Threads that decode; 0 means one a core.
     pub workers: usize,
     /// Treat this kernel's vDSO as another one than the image's even if it is the same: the way
@@ -96,7 +98,7 @@ pub fn rebuild(
     let index = PageIndex::of(image)?;
     let history: History = image.section(image::Tag::HIST)?.unwrap_or_default();
     sound::check(&snapshot)?;
-    check::host(image, &snapshot)?;
+    check::host(image, &snapshot, options.force)?;
     let programs = check::programs(&snapshot)?;
 
     let pair =
@@ -130,7 +132,8 @@ pub fn rebuild(
     watch(&snapshot, &bodies)?;
     files.seal()?;
     for body in &bodies {
-        body.finish().and_then(|()| compare::process(body)).map_err(|e| e.whose(body.process))?;
+        let compared = body.finish().and_then(|()| compare::process(body, &snapshot));
+        compared.map_err(|e| e.whose(body.process))?;
     }
     // Nothing of ours may stay open in between: a reader that waits for the end of a pipe would
     // wait for us.
