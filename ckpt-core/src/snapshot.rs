@@ -265,7 +265,7 @@ impl Snapshot {
     fn shown(&self, file: &OpenFile) -> String {
         use crate::kinds::file::What;
         match &file.what {
-            What::Stdio(number) => format!("the launcher's descriptor {number}"),
+            What::Stdio(stream) => format!("the launcher's descriptor {}", stream.number),
             What::Outside(number) => format!("leads out of the job (launcher's {number})"),
             What::Named(named) => format!("{} at {}", named.shown(), file.position),
             What::Content(index) => match self.contents.get(*index as usize) {

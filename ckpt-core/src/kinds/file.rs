@@ -12,6 +12,7 @@ use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
 
 use super::event::Event;
 use super::lock::Lock;
+use super::stdio::Stream;
 use crate::error::{Error, ErrorKind, Result};
 
 /// One entry of a process' descriptor table.
@@ -41,8 +42,8 @@ pub struct OpenFile {
 /// What an open file description leads to.
 #[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub enum What {
-    /// The launcher's descriptor of this number.
-    Stdio(u8),
+    /// One of the launcher's descriptors 0, 1 and 2.
+    Stdio(Stream),
     /// A pipe or socket that leads out of the job, inherited from whoever started the launcher:
     /// the launcher's descriptor of this number. It comes back as one whose other end is closed.
     Outside(i32),

@@ -13,7 +13,7 @@ pub mod memory;
 pub mod pipe;
 pub mod process;
 pub mod signals;
-pub(crate) mod stdio;
+pub mod stdio;
 pub mod task;
 pub mod timers;
 

@@ -11,6 +11,7 @@ use crate::kinds::contents::reopen;
 use crate::kinds::file::{OpenFile, What, dead_end, open_with};
 use crate::kinds::memory::Backing;
 use crate::kinds::pipe::Keeper;
+use crate::kinds::stdio::Stream;
 use crate::snapshot::Snapshot;
 
 /// The open files of a job in the making.
@@ -58,7 +59,7 @@ impl<'a> OpenFiles<'a> {
         outer: &dyn Fn(i32) -> Option<i32>,
     ) -> Result<OwnedFd> {
         match &file.what {
-            What::Stdio(number) => stdio(*number),
+            What::Stdio(stream) => stdio(stream, file),
             What::Outside(_) => dead_end(file.flags)
                 .map_err(|e| Error::os("cannot make a pipe with one end closed", e)),
             What::Named(named) => named.rebuild(file.flags, file.position, cut),
@@ -120,13 +121,20 @@ fn missing(what: &str) -> Error {
 }
 
 /// The restorer's own descriptor in place of the launcher's: the very same open file description,
-/// as it was with the launcher's.
-fn stdio(number: u8) -> Result<OwnedFd> {
-    let own = match number {
+/// as it was with the launcher's. A file that the job had read a part of goes on where it was.
+fn stdio(stream: &Stream, file: &OpenFile) -> Result<OwnedFd> {
+    let own = match stream.number {
         0 => std::io::stdin().as_fd().try_clone_to_owned(),
         1 => std::io::stdout().as_fd().try_clone_to_owned(),
         _ => std::io::stderr().as_fd().try_clone_to_owned(),
     };
-    own.or_else(|_| reopen(File::open("/dev/null")?.as_raw_fd(), libc::O_RDWR))
-        .map_err(|e| Error::os(format!("cannot hand on descriptor {number}"), e))
+    let own = own
+        .or_else(|_| reopen(File::open("/dev/null")?.as_raw_fd(), libc::O_RDWR))
+        .map_err(|e| Error::os(format!("cannot hand on descriptor {}", stream.number), e))?;
+    let reads = file.flags & libc::O_ACCMODE != libc::O_WRONLY;
+    if reads && stream.origin.as_ref().is_some_and(|origin| origin.is(&own)) {
+        rustix::fs::seek(&own, rustix::fs::SeekFrom::Start(file.position))
+            .map_err(|e| Error::os("cannot set the position in stdin", e))?;
+    }
+    Ok(own)
 }

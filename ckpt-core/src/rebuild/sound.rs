@@ -29,7 +29,7 @@ pub(crate) fn check(snapshot: &Snapshot) -> Result<()> {
     need(snapshot.alive().any(|(process, _)| process.pid == root), "the first process")?;
     for file in &snapshot.files {
         let known = match &file.what {
-            What::Stdio(number) => *number <= 2,
+            What::Stdio(stream) => stream.number <= 2,
             What::Content(index) => (*index as usize) < snapshot.contents.len(),
             What::Pipe(index) => (*index as usize) < snapshot.pipes.len(),
             What::Outside(_) | What::Named(_) | What::Event(_) => true,
