@@ -50,6 +50,7 @@ pub const ALL: &[Payload] = &[
     new("state", Kind::C(&[])),
     new("restless", Kind::C(&[])),
     new("unsupported", Kind::C(&[])),
+    new("identity", Kind::C(&[])),
     new("dmtcp_api", Kind::C(&["-fPIC"])),
 ];
 

@@ -86,6 +86,7 @@ pub struct Run {
     tag: String,
     supervisor: Child,
     lives: u32,
+    wrapper: Vec<String>,
 }
 
 /// A folder of the user's own.
@@ -103,7 +104,9 @@ fn status_of(status: ExitStatus) -> i32 {
 /// Sets what concerns the payload itself: environment, folder, streams.
 fn furnish(command: &mut Command, payload: &Payload, folder: &Path, log: &str) {
     let log = File::create(folder.join(log)).expect("the folder can be written to");
-    command.current_dir(folder).stdin(Stdio::null());
+    // A file of that name is what the payload reads, opened anew for each life.
+    let stdin = File::open(folder.join("input")).map_or_else(|_| Stdio::null(), Stdio::from);
+    command.current_dir(folder).stdin(stdin);
     if let Some(steps) = std::env::var_os("STEPS") {
         command.env("STEPS", steps);
     }
@@ -162,9 +165,25 @@ impl Run {
         Self::launch(payload, user, &["--preload"], |_| ()).0
     }
 
+    /// Starts it by a command that root gives, which takes the launcher's command line
+    /// (`setpriv …`). Restarts go the same way.
+    pub fn start_under(payload: Payload, user: &User, wrapper: &[&str]) -> Self {
+        Self::launch_under(payload, user, wrapper, &[], |_| ()).0
+    }
+
     fn launch<T>(
         payload: Payload,
         user: &User,
+        flags: &[&str],
+        prepare: impl FnOnce(&Path) -> T,
+    ) -> (Self, T) {
+        Self::launch_under(payload, user, &[], flags, prepare)
+    }
+
+    fn launch_under<T>(
+        payload: Payload,
+        user: &User,
+        wrapper: &[&str],
         flags: &[&str],
         prepare: impl FnOnce(&Path) -> T,
     ) -> (Self, T) {
@@ -177,11 +196,13 @@ impl Run {
         fs::create_dir(&images).expect("the folder is empty");
         user.own(&images);
         let prepared = prepare(&images);
-        let mut command = user.command(&tools().launch);
+        let wrapper: Vec<String> = wrapper.iter().map(|&word| word.to_owned()).collect();
+        let mut command = wrapped(&wrapper, user, &tools().launch);
         command.args(["-v", "-i", "0", "--ckptdir"]).arg(&images).args(flags).arg("--");
         command.args(payload.command()).arg(folder.path().join("output"));
         let supervisor = spawn(command, &payload, &tag, folder.path(), "life-0.log");
-        (Self { payload, user: user.clone(), folder, tag, supervisor, lives: 1 }, prepared)
+        let user = user.clone();
+        (Self { payload, user, folder, tag, supervisor, lives: 1, wrapper }, prepared)
     }
 
     /// The checkpoint directory.
@@ -307,7 +328,7 @@ impl Run {
     /// The same with more in the restorer's environment.
     pub fn restore_with(&mut self, from: From<'_>, environment: &[(&str, &str)]) {
         assert!(self.is_gone(), "the job is still there");
-        let mut command = self.user.command(&tools().restore);
+        let mut command = wrapped(&self.wrapper, &self.user, &tools().restore);
         command.arg("-v").envs(environment.iter().copied());
         match from {
             From::Directory => command.arg(self.images()),
@@ -316,6 +337,22 @@ impl Run {
         let log = format!("life-{}.log", self.lives);
         self.supervisor = spawn(command, &self.payload, &self.tag, self.folder.path(), &log);
         self.lives += 1;
+    }
+
+    /// Restarts no longer go by the wrapper.
+    pub fn unwrap(&mut self) {
+        self.wrapper.clear();
+    }
+
+    /// Tries to bring the job back, whether it is gone or not, where that must fail: the exit status
+    /// and what was said.
+    pub fn refusal(&self, user: &User, image: &Path, flags: &[&str]) -> (i32, String) {
+        let mut command = user.command(&tools().restore);
+        command.args(flags).arg(image).current_dir("/").stdin(Stdio::null());
+        let output = command.output().expect("ckpt-restore can be run");
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        println!("status {}: {message}", output.status);
+        (status_of(output.status), message)
     }
 
     /// Waits for the end.
@@ -361,6 +398,14 @@ impl Run {
             eprintln!("--- dmesg\n{}", faults[faults.len().saturating_sub(5)..].join("\n"));
         }
     }
+}
+
+fn wrapped(wrapper: &[String], user: &User, tool: &Path) -> Command {
+    let [program, words @ ..] = wrapper else { return user.command(tool) };
+    let root = User::root().expect("only root has use for a wrapper");
+    let mut command = root.command(Path::new(program));
+    command.args(words).arg(tool);
+    command
 }
 
 fn spawn(mut command: Command, payload: &Payload, tag: &str, folder: &Path, log: &str) -> Child {
