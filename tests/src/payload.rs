@@ -49,6 +49,7 @@ pub const ALL: &[Payload] = &[
     new("objects", Kind::C(&[])),
     new("state", Kind::C(&[])),
     new("restless", Kind::C(&[])),
+    new("faithful", Kind::C(&[])),
     new("unsupported", Kind::C(&[])),
     new("identity", Kind::C(&[])),
     new("dmtcp_api", Kind::C(&["-fPIC"])),

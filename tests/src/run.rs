@@ -327,9 +327,19 @@ impl Run {
 
     /// The same with more in the restorer's environment.
     pub fn restore_with(&mut self, from: From<'_>, environment: &[(&str, &str)]) {
+        self.restore_by(from, |restore| drop(restore.envs(environment.iter().copied())));
+    }
+
+    /// The same with more flags.
+    pub fn restore_flagged(&mut self, from: From<'_>, flags: &[&str]) {
+        self.restore_by(from, |restore| drop(restore.args(flags)));
+    }
+
+    fn restore_by(&mut self, from: From<'_>, prepare: impl FnOnce(&mut Command)) {
         assert!(self.is_gone(), "the job is still there");
         let mut command = wrapped(&self.wrapper, &self.user, &tools().restore);
-        command.arg("-v").envs(environment.iter().copied());
+        command.arg("-v");
+        prepare(&mut command);
         match from {
             From::Directory => command.arg(self.images()),
             From::Image(image) => command.arg(image),

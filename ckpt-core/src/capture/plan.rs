@@ -1,6 +1,7 @@
 //! Which bytes go into the page stream: the memory plan.
 //!
-//! Never stored: absent pages, zero pages, clean pages of mapped files that still exist.
+//! Never stored: absent pages, clean pages of mapped files that still exist, and zero pages but for
+//! those that cover a file's own.
 
 use std::fs::File;
 
@@ -25,6 +26,8 @@ pub(crate) struct Extent {
     pub(crate) source: u32,
     /// Where in the source they are.
     pub(crate) at: u64,
+    /// Zero pages are stored, too: what they are written to at a restart is not empty.
+    pub(crate) keep_zeroes: bool,
 }
 
 /// What is to be read.
@@ -103,7 +106,8 @@ impl Plan {
             for (from, to) in parts {
                 let (address, length) = (from, to - from);
                 let at = from - place.offset + start;
-                self.extents.push(Extent { object, address, length, source, at });
+                let keep_zeroes = false;
+                self.extents.push(Extent { object, address, length, source, at, keep_zeroes });
             }
             // What a shared mapping shows and is not in memory is zero: nobody else need look.
             if place.shared {
@@ -130,7 +134,9 @@ impl Plan {
                 break;
             }
             let length = end - start;
-            self.extents.push(Extent { object, address: start, length, source, at: start });
+            let (address, keep_zeroes) = (start, false);
+            let extent = Extent { object, address, length, source, at: start, keep_zeroes };
+            self.extents.push(extent);
             at = end;
         }
         Ok(())
@@ -166,13 +172,14 @@ impl Pages<'_> {
             {
                 let size = mapped[index as usize].file.size;
                 let inside = size.saturating_sub(map.offset).next_multiple_of(PAGE);
-                self.push(map.start, map.end.min(map.start + inside));
+                self.push(map.start, map.end.min(map.start + inside), true);
             }
             return Ok(guards);
         }
+        let on_file = backing != Backing::Anonymous;
         for Run { start, end, class } in self.pagemap.runs(map.start, map.end)? {
             match class {
-                Class::Data => self.push(start, end),
+                Class::Data => self.push(start, end, on_file),
                 Class::Guard => guards.push((start, end)),
                 // A clean page of the file, or of a nameless file that is saved by itself.
                 Class::File | Class::Zero => self.plan.skipped += end - start,
@@ -181,11 +188,12 @@ impl Pages<'_> {
         Ok(guards)
     }
 
-    fn push(&mut self, start: u64, end: u64) {
+    fn push(&mut self, start: u64, end: u64, keep_zeroes: bool) {
         if start < end {
             let (object, source) = (self.object, self.source);
             let (address, length) = (start, end - start);
-            self.plan.extents.push(Extent { object, address, length, source, at: start });
+            let extent = Extent { object, address, length, source, at: start, keep_zeroes };
+            self.plan.extents.push(extent);
         }
     }
 }

@@ -153,13 +153,13 @@ fn read_whole(source: &File, extent: &Extent, into: &mut [u8]) -> Result<usize> 
     Ok(done)
 }
 
-/// Moves the pages that are not zero together, notes them as runs, and returns their bytes.
+/// Moves the pages that are to be kept together, notes them as runs, and returns their bytes.
 fn close_up(bytes: &mut [u8], extent: &Extent, runs: &mut Vec<PageRun>) -> usize {
     let mut kept = 0;
     let mut at = 0;
     while at < bytes.len() {
         let end = (at + PAGE as usize).min(bytes.len());
-        if !is_zero(&bytes[at..end]) {
+        if extent.keep_zeroes || !is_zero(&bytes[at..end]) {
             let address = extent.address + at as u64;
             let length = (end - at) as u32;
             match runs.last_mut() {
@@ -192,7 +192,8 @@ mod tests {
     use super::*;
 
     fn extent(address: u64, length: u64) -> Extent {
-        Extent { object: Object::Memory(0), address, length, source: 0, at: address }
+        let (object, at) = (Object::Memory(0), address);
+        Extent { object, address, length, source: 0, at, keep_zeroes: false }
     }
 
     #[test]
@@ -217,5 +218,14 @@ mod tests {
         let wanted =
             PageRun { object: Object::Memory(0), address: 0x11000, length: 2 * PAGE as u32 };
         assert_eq!(runs, [wanted]);
+    }
+
+    #[test]
+    fn zero_pages_over_a_file_are_kept() {
+        let mut bytes = vec![0u8; 3 * PAGE as usize];
+        let mut runs = Vec::new();
+        let extent = Extent { keep_zeroes: true, ..extent(0x10000, 3 * PAGE) };
+        assert_eq!(close_up(&mut bytes, &extent, &mut runs), 3 * PAGE as usize);
+        assert_eq!(runs.len(), 1);
     }
 }
