@@ -115,17 +115,13 @@ impl Named {
         Ok(())
     }
 
-    /// Opens it as it was open; `cut` shortens a file that was only appended to back to its
-    /// length at the checkpoint.
-    pub(crate) fn rebuild(&self, flags: i32, position: u64, cut: bool) -> Result<OwnedFd> {
+    /// Opens it as it was open.
+    pub(crate) fn rebuild(&self, flags: i32, position: u64) -> Result<OwnedFd> {
         let failed = |e: io::Error| Error::os(format!("cannot open {}", self.shown()), e);
         let path = Path::new(OsStr::from_bytes(&self.path));
         let fd = open_with(path, flags).map_err(failed)?;
         if flags & libc::O_PATH != 0 {
             return Ok(fd);
-        }
-        if cut && self.is_regular() && flags & libc::O_APPEND != 0 {
-            rustix::fs::ftruncate(&fd, self.size).map_err(|e| failed(e.into()))?;
         }
         if matches!(
             FileType::from_raw_mode(self.file_type),
@@ -134,6 +130,16 @@ impl Named {
             rustix::fs::seek(&fd, SeekFrom::Start(position)).map_err(|e| failed(e.into()))?;
         }
         Ok(fd)
+    }
+
+    /// Shortens a file that was only appended to back to its length at the checkpoint.
+    pub(crate) fn cut_appended(&self, fd: &OwnedFd, flags: i32) -> Result<()> {
+        let written = flags & libc::O_PATH == 0 && flags & libc::O_ACCMODE != libc::O_RDONLY;
+        if !self.is_regular() || !written || flags & libc::O_APPEND == 0 {
+            return Ok(());
+        }
+        let what = || format!("cannot cut {} to {} bytes", self.shown(), self.size);
+        rustix::fs::ftruncate(fd, self.size).map_err(|e| Error::os(what(), e))
     }
 }
 

@@ -8,11 +8,11 @@ use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::kinds::contents::reopen;
-use crate::kinds::file::{OpenFile, What, dead_end, open_with};
+use crate::kinds::file::{Named, OpenFile, What, dead_end, open_with};
 use crate::kinds::memory::Backing;
 use crate::kinds::pipe::Keeper;
 use crate::kinds::stdio::Stream;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Mapped, Snapshot};
 
 /// The open files of a job in the making.
 pub(crate) struct OpenFiles<'a> {
@@ -29,9 +29,13 @@ impl<'a> OpenFiles<'a> {
         let mapped = snapshot.mapped.iter().map(|mapped| {
             let flags = if mapped.writable { libc::O_RDWR } else { libc::O_RDONLY };
             let path = Path::new(OsStr::from_bytes(&mapped.file.path));
-            open_with(path, flags).map_err(|e| {
+            let opened = open_with(path, flags).map_err(|e| {
                 Error::os(format!("cannot open {}, which the job maps", mapped.file.shown()), e)
-            })
+            })?;
+            if mapped.writable {
+                long_enough(&opened, &mapped.file)?;
+            }
+            Ok(opened)
         });
         Ok(Self {
             snapshot,
@@ -43,26 +47,29 @@ impl<'a> OpenFiles<'a> {
     }
 
     /// Opens the open file descriptions. `outer` translates a process number of the job.
-    pub(crate) fn open(&mut self, cut: bool, outer: &dyn Fn(i32) -> Option<i32>) -> Result<()> {
+    pub(crate) fn open(&mut self, outer: &dyn Fn(i32) -> Option<i32>) -> Result<()> {
         for file in &self.snapshot.files {
-            let opened = self.opened(file, cut, outer)?;
+            let opened = self.opened(file, outer)?;
             file.locks.iter().try_for_each(|lock| lock.take(&opened))?;
             self.files.push(opened);
         }
         Ok(())
     }
 
-    fn opened(
-        &self,
-        file: &OpenFile,
-        cut: bool,
-        outer: &dyn Fn(i32) -> Option<i32>,
-    ) -> Result<OwnedFd> {
+    /// Cuts what was only appended to back to its length at the checkpoint.
+    pub(crate) fn cut_appended(&self) -> Result<()> {
+        self.snapshot.files.iter().zip(&self.files).try_for_each(|(file, fd)| match &file.what {
+            What::Named(named) => named.cut_appended(fd, file.flags),
+            _ => Ok(()),
+        })
+    }
+
+    fn opened(&self, file: &OpenFile, outer: &dyn Fn(i32) -> Option<i32>) -> Result<OwnedFd> {
         match &file.what {
             What::Stdio(stream) => stdio(stream, file),
             What::Outside(_) => dead_end(file.flags)
                 .map_err(|e| Error::os("cannot make a pipe with one end closed", e)),
-            What::Named(named) => named.rebuild(file.flags, file.position, cut),
+            What::Named(named) => named.rebuild(file.flags, file.position),
             What::Content(index) => {
                 let index = *index as usize;
                 let content = self.snapshot.contents.get(index);
@@ -105,15 +112,35 @@ impl<'a> OpenFiles<'a> {
 
     /// The nameless files, to be filled.
     pub(crate) fn contents(&self) -> Result<Vec<File>> {
-        let again = |fd: &OwnedFd| fd.try_clone().map(File::from);
-        let files: std::io::Result<Vec<File>> = self.contents.iter().map(again).collect();
-        files.map_err(|e| Error::os("cannot copy a descriptor", e))
+        self.contents.iter().map(copy).collect()
+    }
+
+    /// The named files that are mapped.
+    pub(crate) fn mapped(&self) -> Result<Vec<(&'a Mapped, File)>> {
+        let files = self.snapshot.mapped.iter().zip(&self.mapped);
+        files.map(|(mapped, fd)| Ok((mapped, copy(fd)?))).collect()
     }
 
     /// Seals the memfds that were sealed.
     pub(crate) fn seal(&self) -> Result<()> {
         self.snapshot.contents.iter().zip(&self.contents).try_for_each(|(c, fd)| c.seal(fd))
     }
+}
+
+/// The pages of a file that is mapped for writing go where they were.
+fn long_enough(fd: &OwnedFd, file: &Named) -> Result<()> {
+    let name = file.shown();
+    let now = rustix::fs::fstat(fd).map_err(|e| Error::os(format!("cannot look at {name}"), e))?;
+    if now.st_size as u64 >= file.size {
+        return Ok(());
+    }
+    let (now, then) = (now.st_size, file.size);
+    let what = format!("{name}, which the job maps, has {now} bytes, and had {then}");
+    Err(Error::new(ErrorKind::Unsupported, what).help("put the file back as it was"))
+}
+
+fn copy(fd: &OwnedFd) -> Result<File> {
+    fd.try_clone().map(File::from).map_err(|e| Error::os("cannot copy a descriptor", e))
 }
 
 fn missing(what: &str) -> Error {

@@ -118,14 +118,10 @@ pub fn rebuild(
     for body in &bodies {
         body.map(&files).map_err(|e| e.whose(body.process))?;
     }
-    let bytes = pages::fill(
-        image,
-        &index,
-        &places(&snapshot, &bodies, &files)?,
-        options.workers,
-        observer,
-    )?;
-    files.open(options.cut_appended, &|pid| outer.get(&pid).copied())?;
+    let workers = options.workers;
+    let bytes =
+        pages::fill(image, &index, &places(&snapshot, &bodies, &files)?, workers, observer)?;
+    files.open(&|pid| outer.get(&pid).copied())?;
     for body in &mut bodies {
         body.open(&files).and_then(|()| body.tasks(tids)).map_err(|e| e.whose(body.process))?;
     }
@@ -135,6 +131,13 @@ pub fn rebuild(
         let compared = body.finish().and_then(|()| compare::process(body, &snapshot));
         compared.map_err(|e| e.whose(body.process))?;
     }
+    // From here on nothing should fail: the user's own files are changed last.
+    if options.cut_appended {
+        files.cut_appended()?;
+    }
+    let places = places(&snapshot, &bodies, &files)?;
+    pages::fill_files(image, &index, &places, workers, observer)?;
+    drop(places);
     // Nothing of ours may stay open in between: a reader that waits for the end of a pipe would
     // wait for us.
     drop(files);
@@ -213,11 +216,11 @@ fn executed<'a>(
 fn places<'a>(
     snapshot: &Snapshot,
     bodies: &'a [Body<'a>],
-    files: &OpenFiles<'_>,
+    files: &OpenFiles<'a>,
 ) -> Result<Places<'a>> {
     let of = |pid: i32| bodies.iter().find(|body| body.process.pid == pid);
     let bodies = snapshot.processes.iter().map(|process| of(process.pid)).collect();
-    Ok(Places { bodies, contents: files.contents()? })
+    Ok(Places { bodies, contents: files.contents()?, mapped: files.mapped()? })
 }
 
 /// Fills the epoll sets, each through a process that has it.

@@ -1,4 +1,7 @@
 //! Puts the page stream back: workers decode blocks and write them straight into place.
+//!
+//! What lands in files of the user's comes in a pass of its own: until nothing can stand in the
+//! restart's way any more, such files stay as they are.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -7,18 +10,23 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use super::body::Body;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Reader, Unpacker};
+use crate::kinds::memory::Backing;
+use crate::os::PAGE;
 use crate::os::cpu::{in_parallel, workers};
 use crate::progress::{Event, Observer};
-use crate::snapshot::{BlockPages, Object, PageIndex};
+use crate::snapshot::{BlockPages, Mapped, Object, PageIndex};
 
 /// Where bytes go.
 pub(crate) struct Places<'a> {
     /// The body of each of the snapshot's processes, where it lives.
     pub(crate) bodies: Vec<Option<&'a Body<'a>>>,
     pub(crate) contents: Vec<File>,
+    /// The named files that are mapped.
+    pub(crate) mapped: Vec<(&'a Mapped, File)>,
 }
 
-/// Writes all pages; returns how many bytes that were.
+/// Writes all pages but those of the user's own files, and makes sure that all can be read;
+/// returns how many bytes there are.
 pub(crate) fn fill(
     image: &Reader,
     index: &PageIndex,
@@ -26,18 +34,54 @@ pub(crate) fn fill(
     wanted: usize,
     observer: &dyn Observer,
 ) -> Result<u64> {
-    let total = index.blocks.iter().flat_map(|b| &b.runs).map(|run| u64::from(run.length)).sum();
+    let blocks: Vec<&BlockPages> = index.blocks.iter().collect();
+    decode(image, &blocks, wanted, observer, &|block, bytes| places.put(block, bytes, false))
+}
+
+/// Writes the pages of the user's own files, where they have changed.
+pub(crate) fn fill_files(
+    image: &Reader,
+    index: &PageIndex,
+    places: &Places<'_>,
+    wanted: usize,
+    observer: &dyn Observer,
+) -> Result<()> {
+    let to_files = |block: &&BlockPages| {
+        block.runs.iter().any(|run| match run.object {
+            Object::Memory(process) => places.files_of(process).any(|part| {
+                part.start < run.address.saturating_add(run.length.into()) && run.address < part.end
+            }),
+            Object::Content(_) => false,
+        })
+    };
+    let blocks: Vec<&BlockPages> = index.blocks.iter().filter(to_files).collect();
+    if blocks.is_empty() {
+        return Ok(());
+    }
+    let put = |block: &BlockPages, bytes: &[u8]| places.put(block, bytes, true);
+    decode(image, &blocks, wanted, observer, &put).map(drop)
+}
+
+/// Hands each block's bytes to `put`.
+fn decode(
+    image: &Reader,
+    blocks: &[&BlockPages],
+    wanted: usize,
+    observer: &dyn Observer,
+    put: &(dyn Fn(&BlockPages, &[u8]) -> Result<()> + Sync),
+) -> Result<u64> {
+    let total = blocks.iter().flat_map(|b| &b.runs).map(|run| u64::from(run.length)).sum();
     let next = AtomicUsize::new(0);
     let done = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
     let work = || -> Result<()> {
         let mut unpacker = Unpacker::new()?;
-        while let Some(block) = index.blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some(block) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
             if stop.load(Ordering::Relaxed) {
                 break;
             }
             let put = image.read_block(block.block, &mut unpacker).and_then(|bytes| {
-                places.put(block, bytes)?;
+                put(block, bytes)?;
                 Ok(bytes.len() as u64)
             });
             let length = match put {
@@ -52,12 +96,44 @@ pub(crate) fn fill(
         }
         Ok(())
     };
-    in_parallel(workers(wanted).min(index.blocks.len().max(1)), work)?;
+    in_parallel(workers(wanted).min(blocks.len().max(1)), work)?;
     Ok(total)
 }
 
 impl Places<'_> {
-    fn put(&self, block: &BlockPages, bytes: &[u8]) -> Result<()> {
+    /// The parts of a process' memory that are the user's own files.
+    fn files_of(&self, process: u32) -> impl Iterator<Item = Part> + Clone {
+        let body = self.bodies.get(process as usize).copied().flatten();
+        let areas = body.map_or(&[][..], |body| &body.live.space.areas).iter();
+        areas.filter(|area| area.shared).filter_map(|area| match area.backing {
+            Backing::File(index) => {
+                let file = index as usize;
+                let own = self.mapped.get(file).is_some_and(|(mapped, _)| mapped.writable);
+                let (start, end, offset) = (area.start, area.end, area.offset);
+                own.then_some(Part { start, end, file, offset })
+            }
+            Backing::Anonymous | Backing::Content(_) => None,
+        })
+    }
+
+    /// Writes the pages of a file that differ: a hole stays one. Not through the memory, which may
+    /// be read-only at the moment.
+    fn write_changed(&self, part: Part, bytes: &[u8]) -> Result<()> {
+        let Some((mapped, file)) = self.mapped.get(part.file) else { return Err(stray()) };
+        let failed = |e| Error::os(format!("cannot write to {}", mapped.file.shown()), e);
+        let inside = mapped.file.size.saturating_sub(part.offset).min(bytes.len() as u64);
+        let bytes = &bytes[..inside as usize];
+        let mut now = vec![0; bytes.len()];
+        file.read_exact_at(&mut now, part.offset).map_err(failed)?;
+        let pages = bytes.chunks(PAGE as usize).zip(now.chunks(PAGE as usize));
+        for (number, (page, _)) in pages.enumerate().filter(|(_, (page, now))| page != now) {
+            file.write_all_at(page, part.offset + number as u64 * PAGE).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what of a block goes `to_files` of the user's own, or what does not.
+    fn put(&self, block: &BlockPages, bytes: &[u8], to_files: bool) -> Result<()> {
         let mut rest = bytes;
         for run in &block.runs {
             let Some((now, later)) = rest.split_at_checked(run.length as usize) else {
@@ -67,8 +143,16 @@ impl Places<'_> {
             match run.object {
                 Object::Memory(process) => {
                     let body = self.bodies.get(process as usize).copied().flatten();
-                    body.ok_or_else(stray)?.memory.write_all(run.address, now)?;
+                    let memory = &body.ok_or_else(stray)?.memory;
+                    for (at, part, file) in split(run.address, now, self.files_of(process)) {
+                        match file {
+                            None if !to_files => memory.write_all(at, part)?,
+                            Some(file) if to_files => self.write_changed(file, part)?,
+                            _ => {}
+                        }
+                    }
                 }
+                Object::Content(_) if to_files => {}
                 Object::Content(content) => {
                     let file = self.contents.get(content as usize).ok_or_else(stray)?;
                     file.write_all_at(now, run.address)
@@ -84,6 +168,61 @@ impl Places<'_> {
     }
 }
 
+/// Memory in which one of the user's files is mapped, from an offset on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Part {
+    start: u64,
+    end: u64,
+    file: usize,
+    offset: u64,
+}
+
+/// Cuts a run where the user's files begin and end; tells which parts are theirs.
+fn split(
+    address: u64,
+    bytes: &[u8],
+    files: impl Iterator<Item = Part> + Clone,
+) -> Vec<(u64, &[u8], Option<Part>)> {
+    let mut parts = Vec::new();
+    let (mut at, mut rest) = (address, bytes);
+    while !rest.is_empty() {
+        // The areas stand in order: the first that ends behind this place holds it or follows.
+        let next = files.clone().find(|part| at < part.end);
+        let within = next.filter(|part| part.start <= at);
+        let until = within.map_or(next.map_or(u64::MAX, |part| part.start), |part| part.end);
+        let (now, later) = rest.split_at((until - at).min(rest.len() as u64) as usize);
+        let within = within.map(|part| Part { offset: part.offset + (at - part.start), ..part });
+        parts.push((at, now, within));
+        at += now.len() as u64;
+        rest = later;
+    }
+    parts
+}
+
 fn stray() -> Error {
     Error::new(ErrorKind::Damaged, "the image has pages of a process that it does not list")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_cut_where_files_begin_and_end() {
+        let part = |start, end, offset| Part { start, end, file: 0, offset };
+        let files = [part(2, 4, 100), part(4, 5, 200), part(8, 20, 300)];
+        let parts = split(1, b"abcdefghij", files.into_iter());
+        let found: Vec<_> =
+            parts.iter().map(|(at, bytes, part)| (*at, *bytes, part.map(|p| p.offset))).collect();
+        let wanted: [(u64, &[u8], Option<u64>); 5] = [
+            (1, b"a", None),
+            (2, b"bc", Some(100)),
+            (4, b"d", Some(200)),
+            (5, b"efg", None),
+            (8, b"hij", Some(300)),
+        ];
+        assert_eq!(found, wanted);
+        assert_eq!(split(30, b"x", files.into_iter()), [(30, &b"x"[..], None)]);
+        assert_eq!(split(9, b"x", files.into_iter())[0].2, Some(part(8, 20, 301)));
+    }
 }
