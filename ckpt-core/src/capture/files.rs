@@ -225,7 +225,7 @@ impl Collector {
     }
 
     /// What a mapping of process `pid` maps.
-    pub(crate) fn backing(&mut self, pid: i32, map: &Map) -> Result<Backing> {
+    pub(crate) fn backing(&mut self, pid: i32, map: &Map, flags: &[[u8; 2]]) -> Result<Backing> {
         if map.inode == 0 {
             return Ok(Backing::Anonymous);
         }
@@ -265,7 +265,8 @@ impl Collector {
             }
             return Ok(Backing::Anonymous);
         }
-        let writable = map.shared && map.protection & libc::PROT_WRITE as u8 != 0;
+        // What may be made writable again counts, and had been written to, perhaps.
+        let writable = map.shared && flags.contains(b"mw");
         let key = (map.path.clone(), writable);
         let next = self.mapped.len() as u32;
         let index = *self.mapped_of.entry(key).or_insert(next);

@@ -288,9 +288,9 @@ fn areas(
             }
             Kind::Anonymous | Kind::Stack | Kind::File => {}
         }
-        let backing = files.backing(pid, map)?;
-        let guards = pages.area(map, backing, &files.mapped)?;
         let flags = flags.get(&map.key()).map_or(&[][..], Vec::as_slice);
+        let backing = files.backing(pid, map, flags)?;
+        let guards = pages.area(map, backing, &files.mapped)?;
         refuse::area(map, flags)?;
         areas.push(Area::capture(map, backing, flags, guards));
     }
