@@ -327,12 +327,16 @@ impl Run {
 
     /// The same with more in the restorer's environment.
     pub fn restore_with(&mut self, from: From<'_>, environment: &[(&str, &str)]) {
-        self.restore_by(from, |restore| drop(restore.envs(environment.iter().copied())));
+        self.restore_by(from, |restore| {
+            restore.envs(environment.iter().copied());
+        });
     }
 
     /// The same with more flags.
     pub fn restore_flagged(&mut self, from: From<'_>, flags: &[&str]) {
-        self.restore_by(from, |restore| drop(restore.args(flags)));
+        self.restore_by(from, |restore| {
+            restore.args(flags);
+        });
     }
 
     fn restore_by(&mut self, from: From<'_>, prepare: impl FnOnce(&mut Command)) {
