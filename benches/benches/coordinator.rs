@@ -143,6 +143,7 @@ fn reply(word: Down) -> Result<Option<Up>, Answer> {
         Down::Checkpoint { round, .. } => reached(round, Stage::Frozen),
         Down::Go { round, step: Stage::Frozen } => reached(round, Stage::Captured),
         Down::Go { round, step: Stage::Captured } => reached(round, Stage::Durable),
+        Down::Go { round, step: Stage::Published } => reached(round, Stage::Named),
         Down::Go { round, .. } => reached(round, Stage::Published),
         Down::Census => {
             let process = Process { name: "pretender".into(), pid: 1, inner: 1 };

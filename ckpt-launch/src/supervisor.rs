@@ -11,7 +11,7 @@
 //! A checkpoint does its own waiting for the job's processes on this thread, so nothing else may
 //! happen meanwhile: what arrives is acted upon right after.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ckpt_core::capture::{self, Gate};
@@ -282,8 +282,14 @@ impl<'a> Supervisor<'a> {
         let taken = self.taken(&options, &peer.gate(round), &mut []);
         match taken {
             Ok(report) => {
-                let image = self.image_name(&report.path);
-                peer.published(round, report.generation, image);
+                let name = self.image_name(&report.path).to_string_lossy().into_owned();
+                match peer.published(round, report.generation, name) {
+                    Ok(()) => {
+                        self.name_image(&report.path);
+                        peer.named(round);
+                    }
+                    Err(error) => self.voice.warn(format_args!("not all have this one: {error}")),
+                }
             }
             Err(error) => peer.failed(round, &error),
         }
@@ -300,19 +306,6 @@ impl<'a> Supervisor<'a> {
             _ => Event::failed(&Error::new(ErrorKind::Busy, "another checkpoint is going on")),
         };
         std::mem::take(&mut self.asked).iter_mut().for_each(|reply| reply.send(&event));
-    }
-
-    /// The name by which scripts know the image.
-    fn image_name(&self, path: &Path) -> String {
-        let alias = self.dmtcp_names.then(|| image::alias(path, &self.job));
-        match alias {
-            Some(Ok(alias)) => alias.to_string_lossy().into_owned(),
-            Some(Err(error)) => {
-                self.voice.warn(error);
-                path.to_string_lossy().into_owned()
-            }
-            None => path.to_string_lossy().into_owned(),
-        }
     }
 
     fn calls(&mut self) -> Vec<Call> {
@@ -332,13 +325,27 @@ impl<'a> Supervisor<'a> {
         self.server.service(&hello, &mut { refused })
     }
 
+    /// The name by which scripts know an image.
+    fn image_name(&self, path: &Path) -> PathBuf {
+        if self.dmtcp_names { image::alias_of(path, &self.job) } else { path.to_path_buf() }
+    }
+
+    /// Gives it that name.
+    fn name_image(&self, path: &Path) {
+        if self.dmtcp_names
+            && let Err(error) = image::alias(path, &self.job)
+        {
+            self.voice.warn(error);
+        }
+    }
+
     /// Takes a checkpoint; whatever comes of it, the job runs on.
     fn checkpoint(&mut self, replies: &mut [Reply]) {
         let begun = Instant::now();
         let options = self.options.clone();
         let answer = match self.taken(&options, &capture::Alone, replies) {
             Ok(report) => {
-                self.image_name(&report.path);
+                self.name_image(&report.path);
                 if let Some(peer) = &mut self.peer {
                     peer.taken(report.generation);
                 }

@@ -165,10 +165,20 @@ impl Peer {
         self.say(&Up::Census { processes });
     }
 
-    /// The image of a round is published.
-    pub fn published(&mut self, round: u64, generation: u64, image: String) {
+    /// The image of a round is published; waits until all are.
+    ///
+    /// # Errors
+    ///
+    /// Somebody's is not: scripts are to find the generation before.
+    pub fn published(&mut self, round: u64, generation: u64, image: String) -> Result<()> {
         self.joining.generation = generation;
         self.say(&Up::Reached { round, step: Stage::Published, image: Some(image) });
+        self.wait_for(round, Stage::Published)
+    }
+
+    /// The image has its other name.
+    pub fn named(&mut self, round: u64) {
+        self.say(&Up::Reached { round, step: Stage::Named, image: None });
     }
 
     /// The round has failed here.
@@ -196,9 +206,13 @@ impl Peer {
     }
 
     fn pass(&mut self, round: u64, stage: Stage) -> Result<()> {
+        self.say(&Up::Reached { round, step: stage, image: None });
+        self.wait_for(round, stage)
+    }
+
+    fn wait_for(&mut self, round: u64, stage: Stage) -> Result<()> {
         let gone =
             |why: &str| Error::new(ErrorKind::Busy, format!("the generation was given up: {why}"));
-        self.say(&Up::Reached { round, step: stage, image: None });
         loop {
             let Some(channel) = &mut self.channel else {
                 return Err(gone("the coordinator is gone"));

@@ -29,7 +29,7 @@ pub enum Turn {
     Wait,
     /// All are there: they may go on.
     Go(Stage),
-    /// All images are published.
+    /// All images are published, and have all their names.
     Done,
     /// It is given up.
     Failed(Failure),
@@ -110,7 +110,8 @@ impl Round {
             Stage::Frozen => Stage::Captured,
             Stage::Captured => Stage::Durable,
             Stage::Durable => Stage::Published,
-            Stage::Published => return Turn::Done,
+            Stage::Published => Stage::Named,
+            Stage::Named => return Turn::Done,
         };
         self.behind = self.members.values().filter(|stage| **stage < Some(self.next)).count();
         Turn::Go(at)
@@ -124,14 +125,15 @@ mod tests {
     #[test]
     fn nobody_goes_on_before_all_are_there() {
         let mut round = Round::new(1, 5, [1, 2].into_iter());
-        for stage in [Stage::Frozen, Stage::Captured, Stage::Durable] {
-            assert_eq!(round.reached(1, stage, None), Turn::Wait);
-            assert_eq!(round.reached(1, stage, None), Turn::Wait, "said twice");
-            assert_eq!(round.reached(7, stage, None), Turn::Wait, "a stranger");
-            assert_eq!(round.reached(2, stage, None), Turn::Go(stage));
+        for stage in [Stage::Frozen, Stage::Captured, Stage::Durable, Stage::Published] {
+            let image = |name: &str| (stage == Stage::Published).then(|| name.to_owned());
+            assert_eq!(round.reached(1, stage, image("a")), Turn::Wait);
+            assert_eq!(round.reached(1, stage, image("a")), Turn::Wait, "said twice");
+            assert_eq!(round.reached(7, stage, image("x")), Turn::Wait, "a stranger");
+            assert_eq!(round.reached(2, stage, image("b")), Turn::Go(stage));
         }
-        assert_eq!(round.reached(2, Stage::Published, Some("b".into())), Turn::Wait);
-        assert_eq!(round.reached(1, Stage::Published, Some("a".into())), Turn::Done);
+        assert_eq!(round.reached(2, Stage::Named, None), Turn::Wait);
+        assert_eq!(round.reached(1, Stage::Named, None), Turn::Done);
         assert_eq!(round.images.into_values().collect::<Vec<_>>(), ["a", "b"]);
     }
 

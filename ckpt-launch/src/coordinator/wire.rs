@@ -108,6 +108,9 @@ pub enum Stage {
     Durable,
     /// The image has its name.
     Published,
+    /// It has the name by which scripts know it, too, in place of the generation before. That waits
+    /// until all are published: what scripts find is of one generation.
+    Named,
 }
 
 impl From<Step> for Stage {

@@ -92,7 +92,7 @@ fn client((worker, number): (&Worker, u32)) -> Client {
             None => State::Running,
             Some(Stage::Frozen) => State::Suspended,
             Some(Stage::Captured) => State::Checkpointing,
-            Some(Stage::Durable | Stage::Published) => State::Checkpointed,
+            Some(Stage::Durable | Stage::Published | Stage::Named) => State::Checkpointed,
         },
     }
 }

@@ -19,15 +19,20 @@ pub fn unique_id(job: JobId, pid: i32) -> UniqueId {
     UniqueId { host: job.0 >> 32, pid, time: job.0 & 0xffff_ffff }
 }
 
+/// The path of `image` in DMTCP's manner, which is the same for all generations of the job.
+pub fn alias_of(image: &Path, job: &Job) -> PathBuf {
+    let id = unique_id(job.id, FIRST_PID);
+    image.with_file_name(image_name(&plain(&job.name), id.host, id.pid, id.time))
+}
+
 /// Gives `image`, which is durable, its name in DMTCP's manner, in place of the generation that had
-/// it; gives the path, which is the same for all generations of the job.
+/// it.
 ///
 /// # Errors
 ///
 /// What link(2) and rename(2) say.
-pub fn alias(image: &Path, job: &Job) -> Result<PathBuf> {
-    let id = unique_id(job.id, FIRST_PID);
-    let path = image.with_file_name(image_name(&plain(&job.name), id.host, id.pid, id.time));
+pub fn alias(image: &Path, job: &Job) -> Result<()> {
+    let path = alias_of(image, job);
     let spare = path.with_extension("dmtcp.temp");
     let failed = |e| Error::os(format!("cannot name the image {}", path.display()), e);
     let _ = std::fs::remove_file(&spare);
@@ -35,8 +40,7 @@ pub fn alias(image: &Path, job: &Job) -> Result<PathBuf> {
     std::fs::hard_link(image, &spare)
         .or_else(|_| std::os::unix::fs::symlink(image.file_name().unwrap_or_default(), &spare))
         .and_then(|()| std::fs::rename(&spare, &path))
-        .map_err(failed)?;
-    Ok(path)
+        .map_err(failed)
 }
 
 /// The program's name without what a script would stumble on.

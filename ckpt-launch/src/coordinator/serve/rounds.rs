@@ -117,6 +117,6 @@ pub(super) fn limit(next: Stage, since: Instant) -> Option<Instant> {
     match next {
         Stage::Frozen => Some(since + FREEZE),
         Stage::Captured => Some(since + CAPTURE),
-        Stage::Durable | Stage::Published => None,
+        Stage::Durable | Stage::Published | Stage::Named => None,
     }
 }
