@@ -1,7 +1,13 @@
 //! A process: what its tasks share besides memory, files and signals.
 
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
 use super::Hand;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::os::remote::Scratch;
 use crate::os::{PAGE, proc, sched};
 
@@ -86,7 +92,7 @@ impl Attributes {
             // Kernels before 6.3 cannot tell, those before 5.16 have no such states.
             membarrier: registrations.max(0) as u32,
             large_states: states.map_or(0, |[states]| states),
-            cwd: proc::link(pid, "cwd")?,
+            cwd: directory(pid)?,
             root: proc::link(pid, "root")?,
             umask: status.umask.unwrap_or(0o22),
             limits: sched::limits(pid).map_err(|e| Error::os("cannot read the limits", e))?,
@@ -182,4 +188,20 @@ fn locks_future(hand: &Hand<'_>, pid: i32) -> Result<i32> {
     });
     page.free(hand.remote)?;
     asked
+}
+
+/// The working directory of a process, which must still be there.
+fn directory(pid: i32) -> Result<Vec<u8>> {
+    let path = proc::link(pid, "cwd")?;
+    let identity = |path: &Path| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+    // A directory may really be called so.
+    if path.ends_with(b" (deleted)")
+        && identity(Path::new(OsStr::from_bytes(&path)))
+            != identity(Path::new(&format!("/proc/{pid}/cwd")))
+    {
+        let what = format!("the working directory {}", String::from_utf8_lossy(&path));
+        return Err(Error::new(ErrorKind::Unsupported, format!("{what} cannot be entered again"))
+            .help("change to a directory that stays before the checkpoint"));
+    }
+    Ok(path)
 }
