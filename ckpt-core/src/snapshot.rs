@@ -3,6 +3,9 @@
 //! Capture fills a [`Snapshot`], the image stores it as one section, rebuild reads it. PIDs in it
 //! are those that the job's processes themselves see.
 
+pub(crate) mod sound;
+pub(crate) mod tree;
+
 use std::fmt;
 
 use bincode::{Decode, Encode};

@@ -16,7 +16,8 @@ use crate::image::{self, Directory, Importance, Writer};
 use crate::job::{History, Job};
 use crate::os::{clock, cpu, elf};
 use crate::progress::{Event, Observer};
-use crate::snapshot::{Host, PAGES, PageIndex, SNAPSHOT, Snapshot};
+use crate::snapshot::tree::{self, Outside};
+use crate::snapshot::{Host, PAGES, PageIndex, SNAPSHOT, Snapshot, sound};
 
 pub use gate::{Alone, Gate, Step};
 
@@ -153,6 +154,7 @@ fn take(
     let taken = freeze_and_copy(job, options, (observer, gate), &writer)?;
 
     let mut snapshot = taken.snapshot;
+    restorable(&snapshot)?;
     // The files may be looked at while the job runs on.
     for mapped in &mut snapshot.mapped {
         mapped.build_id = elf::build_id(&mapped.file.path);
@@ -177,6 +179,14 @@ fn take(
         bytes_stored: published.bytes,
         bytes_skipped: taken.skipped + taken.streamed.zero,
     })
+}
+
+/// Refuses what no host could bring back, before an earlier image gives way to it.
+fn restorable(snapshot: &Snapshot) -> Result<()> {
+    sound::check(snapshot).map_err(|e| e.kind_is(ErrorKind::Internal))?;
+    // Which of the two it will be is decided where the job is restarted.
+    let plan = |outside| tree::plan(snapshot, outside).map(drop);
+    plan(Outside::Numbered).or_else(|error| plan(Outside::Inherited).map_err(|_| error))
 }
 
 /// The history with one more checkpoint.

@@ -7,8 +7,6 @@ mod files;
 mod ladder;
 mod pages;
 mod skeleton;
-mod sound;
-mod tree;
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
@@ -23,7 +21,7 @@ use crate::job::{History, Job};
 use crate::kinds::call::Standing;
 use crate::kinds::file::What;
 use crate::progress::Observer;
-use crate::snapshot::{PageIndex, Snapshot};
+use crate::snapshot::{PageIndex, Snapshot, sound, tree};
 
 use body::Body;
 use files::OpenFiles;

@@ -1,5 +1,5 @@
-//! Checks a snapshot's inner consistency, once, before anything is made of it: an image's checksums
-//! vouch for its bytes, not for their sense.
+//! Checks a snapshot's inner consistency before an image is published, and before anything is made
+//! of one: an image's checksums vouch for its bytes, not for their sense.
 
 use std::collections::HashSet;
 
