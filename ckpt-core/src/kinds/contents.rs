@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{MemfdFlags, Mode, SealFlags};
 
 use crate::error::{Error, Result};
 
@@ -70,11 +70,23 @@ impl Content {
     pub(crate) fn seal(&self, fd: &OwnedFd) -> Result<()> {
         match &self.kind {
             Nameless::Memory { seals, .. } if *seals != 0 => {
+                let failed = |e| Error::os(format!("cannot seal {self}"), e);
                 let seals = SealFlags::from_bits_retain(*seals);
-                rustix::fs::fcntl_add_seals(fd, seals)
-                    .map_err(|e| Error::os(format!("cannot seal {self}"), e))
+                if seals.contains(SealFlags::EXEC) && !seals.contains(SealFlags::WRITE) {
+                    // An executable file would be sealed against writing along with that.
+                    rustix::fs::fchmod(fd, Mode::from_raw_mode(0o666)).map_err(failed)?;
+                }
+                rustix::fs::fcntl_add_seals(fd, seals).map_err(failed)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Whether it will be sealed against writing, for which no shared mapping may allow that.
+    pub(crate) fn is_write_sealed(&self) -> bool {
+        match &self.kind {
+            Nameless::Memory { seals, .. } => seals & SealFlags::WRITE.bits() != 0,
+            Nameless::Deleted { .. } => false,
         }
     }
 

@@ -19,6 +19,8 @@ pub(crate) struct OpenFiles<'a> {
     snapshot: &'a Snapshot,
     mapped: Vec<OwnedFd>,
     contents: Vec<OwnedFd>,
+    /// Those that will be sealed against writing, opened read-only.
+    sealed: Vec<Option<OwnedFd>>,
     pipes: Vec<Keeper>,
     files: Vec<OwnedFd>,
 }
@@ -37,10 +39,17 @@ impl<'a> OpenFiles<'a> {
             }
             Ok(opened)
         });
+        let mapped = mapped.collect::<Result<_>>()?;
+        let contents: Vec<OwnedFd> =
+            snapshot.contents.iter().map(|c| c.rebuild()).collect::<Result<_>>()?;
+        let sealed = snapshot.contents.iter().zip(&contents).map(|(content, fd)| {
+            content.is_write_sealed().then(|| content.open(fd, libc::O_RDONLY)).transpose()
+        });
         Ok(Self {
             snapshot,
-            mapped: mapped.collect::<Result<_>>()?,
-            contents: snapshot.contents.iter().map(|c| c.rebuild()).collect::<Result<_>>()?,
+            mapped,
+            sealed: sealed.collect::<Result<_>>()?,
+            contents,
             pipes: snapshot.pipes.iter().map(|p| p.rebuild()).collect::<Result<_>>()?,
             files: Vec::new(),
         })
@@ -99,7 +108,10 @@ impl<'a> OpenFiles<'a> {
     pub(crate) fn for_mapping(&self, backing: Backing) -> Result<BorrowedFd<'_>> {
         let found = match backing {
             Backing::File(index) => self.mapped.get(index as usize),
-            Backing::Content(index) => self.contents.get(index as usize),
+            Backing::Content(index) => {
+                let sealed = self.sealed.get(index as usize).and_then(Option::as_ref);
+                sealed.or(self.contents.get(index as usize))
+            }
             Backing::Anonymous => None,
         };
         found.map(AsFd::as_fd).ok_or_else(|| missing("mapped file"))
