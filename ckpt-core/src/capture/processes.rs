@@ -144,6 +144,7 @@ fn live(
         let call = Interrupted::capture(pid, stopped, &memory, seen, before.standing)?;
         tasks.push(Task::capture(stopped, inner_tid(pid, tid)?, task_name(pid, tid)?, call)?);
     }
+    settle_timers(process, &memory, site)?;
     let Table { descriptors, locks } = files.descriptors(pid)?;
     let flags = area_flags(pid, &maps, before)?;
     let areas = areas(pid, index, &maps, &flags, files, plan)?;
@@ -162,6 +163,28 @@ fn live(
     ask_all(process, &mut live, &memory, site, &maps, files)?;
     live.space.areas = areas;
     Ok(live)
+}
+
+/// A periodic timerfd that nobody reads stands still after its first tick. Asked for its time
+/// (timerfd_gettime(2)), the kernel notes all the ticks that it owes, and takes none away.
+fn settle_timers(process: &FrozenProcess, memory: &Memory, site: Site) -> Result<()> {
+    let pid = process.pid;
+    let is_timer = |fd: &i32| {
+        proc::link(pid, &format!("fd/{fd}")).is_ok_and(|link| link == b"anon_inode:[timerfd]")
+    };
+    let timers: Vec<i32> = proc::descriptors(pid)?.into_iter().filter(is_timer).collect();
+    if timers.is_empty() {
+        return Ok(());
+    }
+    let remote = Remote::begin(&process.tasks[0], memory, site)?;
+    let scratch = Scratch::map(&remote)?;
+    let hand = Hand { remote: &remote, memory, scratch };
+    let asked = timers.iter().try_for_each(|&fd| {
+        hand.ask::<4>("read a timerfd", libc::SYS_timerfd_gettime, &[fd as u64, 0], 1).map(drop)
+    });
+    scratch.free(&remote)?;
+    remote.end()?;
+    asked
 }
 
 /// Lets each task answer what only it can, with one scratch page for all of them. One task is on

@@ -9,10 +9,13 @@ use rustix::event::epoll;
 
 use super::{Hand, bytes_of};
 use crate::error::{Error, ErrorKind, Result};
-use crate::os::{fds, proc};
+use crate::os::{clock, fds, proc};
 
 /// `TFD_IOC_SET_TICKS` of linux/timerfd.h.
 const SET_TICKS: u64 = 0x4008_5400;
+
+/// Nanoseconds.
+const SECOND: i64 = 1_000_000_000;
 
 /// One of these descriptors, as plain data.
 #[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
@@ -36,6 +39,9 @@ pub enum Event {
         value: (i64, i64),
         /// Interval: seconds, nanoseconds.
         interval: (i64, i64),
+        /// When it fires, seconds and nanoseconds since 1970: only of one that was set to an
+        /// absolute time of the wall clock, which goes on while the job does not.
+        due: Option<(i64, i64)>,
     },
     /// signalfd(2) with its mask.
     Signal(u64),
@@ -61,6 +67,11 @@ impl Event {
     pub(crate) fn capture(link: &[u8], info: &str) -> Result<Option<Self>> {
         let field = |name: &str| info.lines().find_map(|line| field_of(line, name));
         let found = match link {
+            b"anon_inode:[eventfd]" if field("eventfd-semaphore").is_none() => {
+                let what = "this kernel does not tell whether an eventfd is a semaphore";
+                return Err(Error::new(ErrorKind::Unsupported, what)
+                    .help("Linux 6.5 and later do; or use --backend dmtcp"));
+            }
             b"anon_inode:[eventfd]" => field("eventfd-count").and_then(|count| {
                 Some(Self::Counter {
                     count: u64::from_str_radix(count, 16).ok()?,
@@ -102,18 +113,18 @@ impl Event {
                 }
                 Ok(file.into())
             }),
-            Self::Timer { clock, ticks, value, interval, .. } => {
-                fds::timerfd(*clock).and_then(|fd| {
-                    // A periodic one whose tick was not read yet shows no time left.
-                    let fired = *value == (0, 0) && *ticks > 0;
-                    let next = if fired { *interval } else { *value };
-                    fds::arm_timerfd(&fd, 0, next, *interval)?;
+            Self::Timer { clock, ticks, flags, value, interval, due } => fds::timerfd(*clock)
+                .and_then(|fd| {
+                    // A periodic one that has just ticked shows no time left.
+                    let ticked = *value == (0, 0) && *ticks > 0;
+                    let left = if ticked { *interval } else { *value };
+                    let (flags, next) = due.map_or((0, left), |due| (*flags, due));
+                    fds::arm_timerfd(&fd, flags, next, *interval)?;
                     if *ticks > 0 {
                         fds::ioctl_word(&fd, SET_TICKS, *ticks)?;
                     }
                     Ok(fd)
-                })
-            }
+                }),
             Self::Signal(mask) => fds::signalfd(*mask),
             Self::Poll(_) => epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Into::into),
             Self::Process(pid) => {
@@ -152,14 +163,21 @@ fn timer<'a>(field: impl Fn(&str) -> Option<&'a str>) -> Option<Event> {
             field(name)?.trim_matches(|c| c == '(' || c == ')').split_once(", ")?;
         Some((seconds.parse().ok()?, nanoseconds.parse().ok()?))
     };
-    Some(Event::Timer {
-        clock: field("clockid")?.parse().ok()?,
-        ticks: field("ticks")?.parse().ok()?,
-        flags: i32::from_str_radix(field("settime flags")?.trim_start_matches('0'), 8)
-            .unwrap_or_default(),
-        value: pair("it_value")?,
-        interval: pair("it_interval")?,
-    })
+    let clock = field("clockid")?.parse().ok()?;
+    let flags =
+        i32::from_str_radix(field("settime flags")?.trim_start_matches('0'), 8).unwrap_or_default();
+    let value: (i64, i64) = pair("it_value")?;
+    let by_the_wall = matches!(clock, libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM)
+        && flags & libc::TFD_TIMER_ABSTIME != 0
+        && value != (0, 0);
+    // In parts: what is left may be more nanoseconds than can be counted.
+    let due = by_the_wall.then(|| {
+        let now = clock::wall();
+        let parts = now % SECOND + value.1;
+        (now / SECOND + value.0 + parts / SECOND, parts % SECOND)
+    });
+    let (ticks, interval) = (field("ticks")?.parse().ok()?, pair("it_interval")?);
+    Some(Event::Timer { clock, ticks, flags, value, interval, due })
 }
 
 /// `tfd:        5 events:       19 data:                5  pos:0 ino:1 sdev:e`
@@ -198,9 +216,37 @@ mod tests {
         round_trip(&Event::Counter { count: 7, semaphore: true }, b"anon_inode:[eventfd]");
         round_trip(&Event::Signal(0x200), b"anon_inode:[signalfd]");
         let (value, interval) = ((0, 0), (0, 0));
-        let idle = Event::Timer { clock: 1, ticks: 0, flags: 0, value, interval };
+        let idle = Event::Timer { clock: 1, ticks: 0, flags: 0, value, interval, due: None };
         round_trip(&idle, b"anon_inode:[timerfd]");
         round_trip(&Event::Poll(Vec::new()), b"anon_inode:[eventpoll]");
+    }
+
+    #[test]
+    fn a_timer_by_the_wall_clock_stays_one() {
+        let (value, interval) = ((5, 0), (0, 0));
+        let due = (clock::wall() / SECOND + 1000, 0);
+        let (flags, ticks) = (libc::TFD_TIMER_ABSTIME, 3);
+        let set = Event::Timer { clock: 0, ticks, flags, value, interval, due: Some(due) };
+        let fd = set.rebuild(&|pid| Some(pid)).unwrap();
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()));
+        let found = Event::capture(b"anon_inode:[timerfd]", &info.unwrap()).unwrap();
+        let Some(Event::Timer { ticks: 3, flags: 1, due: Some(found), .. }) = found else {
+            panic!("{found:?}");
+        };
+        assert!((found.0 - due.0).abs() <= 1, "{found:?} instead of {due:?}");
+        let far =
+            Event::Timer { clock: 0, ticks, flags, value, interval, due: Some((i64::MAX, 0)) };
+        let fd = far.rebuild(&|pid| Some(pid)).unwrap();
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()));
+        let found = Event::capture(b"anon_inode:[timerfd]", &info.unwrap()).unwrap().unwrap();
+        found.rebuild(&|pid| Some(pid)).unwrap();
+    }
+
+    #[test]
+    fn a_kernel_that_says_too_little_is_refused() {
+        let info = "pos:\t0\nflags:\t02\neventfd-count:                1\n";
+        let error = Event::capture(b"anon_inode:[eventfd]", info).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
     }
 
     #[test]

@@ -46,7 +46,14 @@ impl Timers {
             let what = "read an interval timer";
             *timer = hand.ask(what, libc::SYS_getitimer, &[which as u64, 0], 1)?;
         }
-        let text = proc::read(pid, "timers").unwrap_or_default();
+        let text = proc::read(pid, "timers").map_err(|error| match error.kind() {
+            ErrorKind::NotFound => {
+                let what = "this kernel does not list POSIX timers, of which there may be some";
+                Error::new(ErrorKind::Unsupported, what)
+                    .help("use a kernel with CONFIG_CHECKPOINT_RESTORE")
+            }
+            _ => error,
+        })?;
         timers.posix = listed(pid, &String::from_utf8_lossy(&text))?;
         for timer in &mut timers.posix {
             let id = timer.id as u64;

@@ -27,6 +27,11 @@ pub(crate) fn monotonic() -> u64 {
     now(ClockId::Monotonic).max(0) as u64
 }
 
+/// `CLOCK_REALTIME`, nanoseconds since 1970.
+pub(crate) fn wall() -> i64 {
+    now(ClockId::Realtime)
+}
+
 /// `CLOCK_MONOTONIC` and `CLOCK_BOOTTIME` as process `pid` reads them now, nanoseconds.
 pub(crate) fn of_process(pid: i32) -> (i64, i64) {
     let (theirs, ours) = (offsets(&pid.to_string()), offsets("self"));
