@@ -177,13 +177,19 @@ impl Collector {
 
     fn pipe(&mut self, seen: &Seen) -> Result<What> {
         let inode = (seen.meta.dev(), seen.meta.ino());
-        if let Some(&index) = self.pipe_of.get(&inode) {
-            return Ok(What::Pipe(index));
+        let index = match self.pipe_of.get(&inode) {
+            Some(&index) => index,
+            None => {
+                let path = (!seen.link.starts_with(b"pipe:")).then(|| seen.link.clone());
+                self.pipes.push(Pipe::capture(&seen.at, path)?);
+                let index = self.pipes.len() as u32 - 1;
+                self.pipe_of.insert(inode, index);
+                index
+            }
+        };
+        if seen.flags & libc::O_DIRECT != 0 {
+            self.pipes[index as usize].note_packet_mode();
         }
-        let path = (!seen.link.starts_with(b"pipe:")).then(|| seen.link.clone());
-        self.pipes.push(Pipe::capture(&seen.at, path)?);
-        let index = self.pipes.len() as u32 - 1;
-        self.pipe_of.insert(inode, index);
         Ok(What::Pipe(index))
     }
 

@@ -25,6 +25,8 @@ pub struct Pipe {
     /// The bytes written and not yet read, as they would be read: in packet mode (`O_DIRECT`) one
     /// entry a packet, else all in one.
     pub contents: Vec<Vec<u8>>,
+    /// They were written in packet mode.
+    pub packets: bool,
 }
 
 impl Pipe {
@@ -53,6 +55,7 @@ impl Pipe {
             let what = format!("cannot copy {waiting} bytes out of the pipe at {link}");
             return Err(Error::new(ErrorKind::Busy, what).help("try again, with fewer pipes open"));
         }
+        let packets = total > 1 && begins_with_packet(&out, capacity).map_err(failed)?;
         // A copied packet stays a packet: one read brings no more than one.
         let mut out = File::from(out);
         let mut contents = Vec::new();
@@ -64,7 +67,13 @@ impl Pipe {
             done += length;
             contents.push(chunk);
         }
-        Ok(Self { path, capacity: capacity as u64, contents })
+        let packets = packets || contents.len() > 1;
+        Ok(Self { path, capacity: capacity as u64, contents, packets })
+    }
+
+    /// Notes that one of its descriptors is in packet mode: a single byte does not tell.
+    pub(crate) fn note_packet_mode(&mut self) {
+        self.packets |= self.length() == 1;
     }
 
     /// How many bytes are in it.
@@ -72,7 +81,7 @@ impl Pipe {
         self.contents.iter().map(Vec::len).sum()
     }
 
-    /// Makes it, with its contents; both ends are open in what comes back.
+    /// Makes it, empty; both ends are open in what comes back.
     pub(crate) fn rebuild(&self) -> Result<Keeper> {
         let name = self.path.as_deref().unwrap_or(b"pipe");
         let failed = |e: io::Error| {
@@ -90,25 +99,49 @@ impl Pipe {
             None => pipe_with(PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?,
         };
         let _ = fcntl_setpipe_size(write.as_fd(), self.capacity as usize);
-        let mode = if self.contents.len() > 1 { OFlags::DIRECT } else { OFlags::empty() };
-        // Nobody reads yet: what does not fit must be an error.
-        rustix::fs::fcntl_setfl(&write, mode | OFlags::NONBLOCK).map_err(|e| failed(e.into()))?;
-        let mut write = File::from(write);
-        for chunk in &self.contents {
-            write.write_all(chunk).map_err(failed)?;
-        }
-        Ok(Keeper { _read: read, write: write.into() })
+        Ok(Keeper { read: read.into(), write: write.into(), roused: false })
     }
+}
+
+/// Whether the first that a pipe holds is a packet: of that, what is not read at once is gone.
+fn begins_with_packet(pipe: &OwnedFd, capacity: usize) -> io::Result<bool> {
+    let (out, into) = pipe_with(PipeFlags::CLOEXEC)?;
+    let _ = fcntl_setpipe_size(&into, capacity);
+    let copied = tee(pipe, &into, capacity)? as u64;
+    rustix::io::read(&out, &mut [0; 1])?;
+    Ok(rustix::io::ioctl_fionread(&out)? + 1 < copied)
 }
 
 /// Holds both ends of a pipe until all its descriptors are in place.
 #[derive(Debug)]
 pub(crate) struct Keeper {
-    _read: OwnedFd,
-    write: OwnedFd,
+    read: File,
+    write: File,
+    /// A byte of ours is in it.
+    roused: bool,
 }
 
 impl Keeper {
+    /// Makes both ends ready, until [`Self::fill`].
+    pub(crate) fn rouse(&mut self) -> Result<()> {
+        self.write.write_all(b"r").map_err(|e| Error::os("cannot write to a pipe", e))?;
+        self.roused = true;
+        Ok(())
+    }
+
+    /// Puts back what was in the pipe.
+    pub(crate) fn fill(&mut self, pipe: &Pipe) -> Result<()> {
+        let failed = |e: io::Error| Error::os("cannot fill a pipe", e);
+        if std::mem::take(&mut self.roused) {
+            self.read.read_exact(&mut [0]).map_err(failed)?;
+        }
+        let mode = if pipe.packets { OFlags::DIRECT } else { OFlags::empty() };
+        // Nobody reads yet: what does not fit must be an error.
+        let mode = mode | OFlags::NONBLOCK;
+        rustix::fs::fcntl_setfl(&self.write, mode).map_err(|e| failed(e.into()))?;
+        pipe.contents.iter().try_for_each(|chunk| self.write.write_all(chunk)).map_err(failed)
+    }
+
     /// Opens the pipe anew, with the flags of an open file description.
     pub(crate) fn open(&self, flags: i32) -> io::Result<OwnedFd> {
         let path = format!("/proc/self/fd/{}", self.write.as_raw_fd());
@@ -147,8 +180,21 @@ mod tests {
         let link = format!("/proc/self/fd/{}", write.as_raw_fd());
         let pipe = Pipe::capture(&link, None).unwrap();
         assert_eq!(pipe.contents, [b"one".as_slice(), b"and two"]);
-        let keeper = pipe.rebuild().unwrap();
+        let mut keeper = pipe.rebuild().unwrap();
+        keeper.rouse().unwrap();
+        keeper.fill(&pipe).unwrap();
         let link = format!("/proc/self/fd/{}", keeper.write.as_raw_fd());
         assert_eq!(Pipe::capture(&link, None).unwrap(), pipe);
+    }
+
+    #[test]
+    fn one_packet_is_none_of_a_stream() {
+        for (flags, packets) in [(PipeFlags::DIRECT, true), (PipeFlags::empty(), false)] {
+            let (_read, write) = pipe_with(flags).unwrap();
+            rustix::io::write(&write, b"one").unwrap();
+            let link = format!("/proc/self/fd/{}", write.as_raw_fd());
+            let pipe = Pipe::capture(&link, None).unwrap();
+            assert_eq!((pipe.contents.len(), pipe.packets), (1, packets));
+        }
     }
 }

@@ -55,6 +55,12 @@ impl<'a> OpenFiles<'a> {
         })
     }
 
+    /// Puts back what was in the pipes.
+    pub(crate) fn fill_pipes(&mut self) -> Result<()> {
+        let mut pipes = self.snapshot.pipes.iter().zip(&mut self.pipes);
+        pipes.try_for_each(|(pipe, keeper)| keeper.fill(pipe))
+    }
+
     /// Opens the open file descriptions. `outer` translates a process number of the job.
     pub(crate) fn open(&mut self, outer: &dyn Fn(i32) -> Option<i32>) -> Result<()> {
         for file in &self.snapshot.files {

@@ -123,6 +123,7 @@ pub fn rebuild(
     for body in &mut bodies {
         body.open(&files).and_then(|()| body.tasks(tids)).map_err(|e| e.whose(body.process))?;
     }
+    files.fill_pipes()?;
     watch(&snapshot, &bodies)?;
     files.seal()?;
     for body in &bodies {
