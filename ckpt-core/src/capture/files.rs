@@ -61,6 +61,8 @@ pub(crate) struct Collector {
     stdio: Stdio,
     /// Who holds each of `files`, for comparison.
     holders: Vec<(i32, i32)>,
+    /// The descriptors of each process.
+    tables: Vec<(i32, Vec<Descriptor>)>,
     similar: HashMap<(Inode, Vec<u8>, i32, u64), Vec<u32>>,
     pipe_of: HashMap<Inode, u32>,
     content_of: HashMap<(u64, u64), u32>,
@@ -108,7 +110,46 @@ impl Collector {
                 table.locks.extend(records.into_iter().map(|lock| (fd, lock)));
             }
         }
+        self.tables.push((pid, table.descriptors.clone()));
         Ok(table)
+    }
+
+    /// Finds out, when all descriptors are known, through which of them the entries of epoll sets
+    /// can be added again: the numbers by which they were added may lead elsewhere by now.
+    pub(crate) fn find_watched(&mut self) -> Result<()> {
+        for (index, file) in self.files.iter_mut().enumerate() {
+            let What::Event(Event::Poll(watches)) = &mut file.what else { continue };
+            let of_set = |(pid, table): &'_ (i32, Vec<Descriptor>)| {
+                table.iter().find(|d| d.file == index as u32).map(|set| (*pid, set.fd))
+            };
+            let mut seen: HashMap<i32, u32> = HashMap::new();
+            for watch in watches {
+                let nth = seen.entry(watch.fd).or_default();
+                let found = self.tables.iter().find_map(|holder| {
+                    let (pid, set) = of_set(holder)?;
+                    let (own, others): (Vec<_>, Vec<_>) =
+                        holder.1.iter().map(|d| d.fd).partition(|&fd| fd == watch.fd);
+                    let slot = (set, watch.fd, *nth);
+                    let mut candidates = own.into_iter().chain(others);
+                    let fd = candidates.find(|&fd| fds::is_watched(pid, fd, slot, watch.inode))?;
+                    Some((pid, fd))
+                });
+                *nth += 1;
+                let Some((pid, through)) = found else {
+                    let (pid, fd) = self.holders[index];
+                    let what = format!(
+                        "file descriptor {fd} (an epoll set) watches a file that was added as {}, \
+                         and that no process with the set has open any more",
+                        watch.fd
+                    );
+                    let error = Error::new(ErrorKind::Unsupported, what);
+                    let error = error.help("take it out of the set before it is closed");
+                    return Err(error.of_process(pid, &proc::comm(pid)));
+                };
+                (watch.process, watch.through) = (proc::inner_pid(pid)?, through);
+            }
+        }
+        Ok(())
     }
 
     /// Index of the open file description that a descriptor leads to.

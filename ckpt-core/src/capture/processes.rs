@@ -98,6 +98,7 @@ pub(crate) fn capture(
         let name = live.tasks.first().map(|task| task.name.clone()).unwrap_or_default();
         processes.push(outline(process.pid, name, Life::Alive(Box::new(live)))?);
     }
+    files.find_watched()?;
     for &pid in &frozen.zombies {
         let status = proc::stat(pid)?.exit_code.unwrap_or_default();
         processes.push(outline(pid, proc::comm(pid).into_bytes(), Life::Zombie(status))?);

@@ -54,13 +54,33 @@ pub enum Event {
 /// One entry of an epoll set.
 #[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub struct Watch {
-    /// Descriptor in the process that added it.
+    /// The number by which it was added.
     pub fd: i32,
     /// `EPOLL*` bits.
     pub events: u32,
     /// User data.
     pub data: u64,
+    /// Inode number of its file at the checkpoint.
+    pub inode: u64,
+    /// A process that has both set and file open.
+    pub process: i32,
+    /// That process' descriptor for the file: another than `fd` if that was closed since, or leads
+    /// elsewhere.
+    pub through: i32,
 }
+
+/// Events that no program asks for: with these alone, an entry is one that `EPOLLONESHOT` disarmed.
+const HOW: u32 =
+    (libc::EPOLLONESHOT | libc::EPOLLET | libc::EPOLLWAKEUP | libc::EPOLLEXCLUSIVE) as u32;
+/// All that a file may be ready for.
+const ANYTHING: u32 = (libc::EPOLLIN
+    | libc::EPOLLPRI
+    | libc::EPOLLOUT
+    | libc::EPOLLRDNORM
+    | libc::EPOLLRDBAND
+    | libc::EPOLLWRNORM
+    | libc::EPOLLWRBAND
+    | libc::EPOLLRDHUP) as u32;
 
 impl Event {
     /// Understands a descriptor by its link text and its fdinfo; `None` if it is not of this kind.
@@ -102,7 +122,7 @@ impl Event {
         })
     }
 
-    /// Makes it. An epoll set is empty at first; see [`Self::watch`]. `outer` translates a process
+    /// Makes it. An epoll set is empty at first; see [`Watch::add`]. `outer` translates a process
     /// number of the job into one that is valid here.
     pub(crate) fn rebuild(&self, outer: &dyn Fn(i32) -> Option<i32>) -> Result<OwnedFd> {
         let made = match self {
@@ -137,17 +157,58 @@ impl Event {
         };
         made.map_err(|e| Error::os(format!("cannot make {self:?}"), e))
     }
+}
 
-    /// Fills the epoll set that is descriptor `fd` of the process at hand.
-    pub(crate) fn watch(&self, hand: &Hand<'_>, fd: i32) -> Result<()> {
-        let Self::Poll(watches) = self else { return Ok(()) };
-        for watch in watches {
+impl Watch {
+    /// Whether it has fired, and waits to be armed again (`EPOLLONESHOT`).
+    pub(crate) fn is_disarmed(&self) -> bool {
+        self.events & libc::EPOLLONESHOT as u32 != 0 && self.events & !HOW == 0
+    }
+
+    /// Adds it to the epoll set that is descriptor `set` of the process at hand. A set's disarmed
+    /// entries come first.
+    pub(crate) fn add(&self, hand: &Hand<'_>, set: i32) -> Result<()> {
+        if self.through == self.fd {
+            return self.enter(hand, set);
+        }
+        // The number is part of what an entry is known by: for a moment it leads to the file again.
+        let what = format!("lend the file descriptor {}", self.fd);
+        let call = |number: i64, arguments: &[u64]| hand.remote.try_call(&what, number, arguments);
+        let (fd, through) = (self.fd as u64, self.through as u64);
+        let flags = hand.remote.call(libc::SYS_fcntl, &[fd, libc::F_GETFD as u64, 0])?;
+        let spare = match flags {
+            0.. => Some(call(libc::SYS_fcntl, &[fd, libc::F_DUPFD_CLOEXEC as u64, 0])?),
+            _ => None,
+        };
+        call(libc::SYS_dup3, &[through, fd, 0])?;
+        self.enter(hand, set)?;
+        if let Some(spare) = spare {
+            let cloexec = flags as i32 & libc::FD_CLOEXEC != 0;
+            call(libc::SYS_dup3, &[spare, fd, if cloexec { libc::O_CLOEXEC as u64 } else { 0 }])?;
+        }
+        call(libc::SYS_close, &[spare.unwrap_or(fd)]).map(drop)
+    }
+
+    fn enter(&self, hand: &Hand<'_>, set: i32) -> Result<()> {
+        let control = |how: i32, events: u32| {
             // struct epoll_event is packed: four bytes of events, eight of data.
-            let words = [u64::from(watch.events) | watch.data << 32, watch.data >> 32];
+            let words = [u64::from(events) | self.data << 32, self.data >> 32];
             let at = hand.put(&bytes_of(&words))?;
-            let arguments = [fd as u64, libc::EPOLL_CTL_ADD as u64, watch.fd as u64, at];
-            let what = format!("watch file descriptor {} by epoll", watch.fd);
-            hand.remote.try_call(&what, libc::SYS_epoll_ctl, &arguments)?;
+            let what = format!("watch file descriptor {} by epoll", self.fd);
+            let arguments = [set as u64, how as u64, self.fd as u64, at];
+            hand.remote.try_call(&what, libc::SYS_epoll_ctl, &arguments)
+        };
+        if !self.is_disarmed() {
+            return control(libc::EPOLL_CTL_ADD, self.events).map(drop);
+        }
+        // The kernel adds EPOLLERR and EPOLLHUP to whatever is asked for: only an entry that fires
+        // is without.
+        control(libc::EPOLL_CTL_ADD, self.events | ANYTHING)?;
+        let arguments = [set as u64, hand.scratch.address, 1, 0];
+        let fired = hand.remote.try_call("try epoll", libc::SYS_epoll_wait, &arguments)?;
+        if fired == 0 {
+            // Neither ready nor a pipe (see `Keeper::rouse`): such files have no errors to tell.
+            control(libc::EPOLL_CTL_MOD, self.events)?;
         }
         Ok(())
     }
@@ -180,7 +241,8 @@ fn timer<'a>(field: impl Fn(&str) -> Option<&'a str>) -> Option<Event> {
     Some(Event::Timer { clock, ticks, flags, value, interval, due })
 }
 
-/// `tfd:        5 events:       19 data:                5  pos:0 ino:1 sdev:e`
+/// `tfd:        5 events:       19 data:                5  pos:0 ino:1 sdev:e`; whose descriptor
+/// leads there is found out later.
 fn watch(line: &str) -> Option<Watch> {
     let mut words = line.split_ascii_whitespace();
     let mut after = |name: &str| {
@@ -190,10 +252,14 @@ fn watch(line: &str) -> Option<Watch> {
             value => Some(value),
         }
     };
+    let fd = after("tfd:")?.parse().ok()?;
     Some(Watch {
-        fd: after("tfd:")?.parse().ok()?,
+        fd,
         events: u32::from_str_radix(after("events:")?, 16).ok()?,
         data: u64::from_str_radix(after("data:")?, 16).ok()?,
+        inode: u64::from_str_radix(after("ino:")?, 16).ok()?,
+        process: 0,
+        through: fd,
     })
 }
 
@@ -252,6 +318,10 @@ mod tests {
     #[test]
     fn an_epoll_line_is_understood() {
         let line = "tfd:        5 events:       19 data:         ffff0005  pos:0 ino:1 sdev:e";
-        assert_eq!(watch(line), Some(Watch { fd: 5, events: 0x19, data: 0xffff_0005 }));
+        let (events, data) = (0x19, 0xffff_0005);
+        let wanted = Watch { fd: 5, events, data, inode: 1, process: 0, through: 5 };
+        assert_eq!(watch(line), Some(wanted));
+        let with = |events| Watch { fd: 5, events, data, inode: 1, process: 0, through: 5 };
+        assert!(!with(0x4000_0018).is_disarmed() && with(0x4000_0000).is_disarmed());
     }
 }

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 use libc::pid_t;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
@@ -116,6 +117,28 @@ pub(crate) fn shares_with(one: pid_t, other: pid_t) -> bool {
         // SAFETY: kcmp takes numbers only.
         unsafe { libc::syscall(libc::SYS_kcmp, one, other, kind, 0, 0) == 0 }
     })
+}
+
+/// Whether a process' descriptor `fd` leads to the file of an entry of its epoll set `set`: the
+/// `nth` of those that were added by the number `added`. Where kcmp(2) is refused the inode must do.
+pub(crate) fn is_watched(
+    pid: pid_t,
+    fd: i32,
+    (set, added, nth): (i32, i32, u32),
+    inode: u64,
+) -> bool {
+    const KCMP_EPOLL_TFD: i32 = 7;
+    let slot = [set as u32, added as u32, nth];
+    // SAFETY: `slot` is the kernel's structure of three words, and live; the rest are numbers.
+    let order =
+        unsafe { libc::syscall(libc::SYS_kcmp, pid, pid, KCMP_EPOLL_TFD, fd, &raw const slot) };
+    if order >= 0 {
+        return order == 0;
+    }
+    let error = io::Error::last_os_error().raw_os_error();
+    let absent = matches!(error, Some(libc::EBADF | libc::ENOENT | libc::ESRCH));
+    let same = |meta: std::fs::Metadata| meta.ino() == inode;
+    !absent && std::fs::metadata(format!("/proc/{pid}/fd/{fd}")).is_ok_and(same)
 }
 
 /// tee(2): copies what is in a pipe to another, and leaves it where it is.

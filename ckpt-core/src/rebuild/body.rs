@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::kinds::call::Standing;
+use crate::kinds::event::Watch;
 use crate::kinds::memory::{self, Backing};
 use crate::kinds::{Hand, bytes_of, signals};
 use crate::os::maps::{self, Kind};
@@ -175,9 +176,9 @@ impl<'a> Body<'a> {
         })
     }
 
-    /// Fills the epoll set that one of this process' descriptors is.
-    pub(crate) fn watch(&self, event: &crate::kinds::event::Event, fd: i32) -> Result<()> {
-        self.with(0, |hand, _| event.watch(hand, fd))
+    /// Adds entries to the epoll set that one of this process' descriptors is.
+    pub(crate) fn watch(&self, watches: &[&Watch], set: i32) -> Result<()> {
+        self.with(0, |hand, _| watches.iter().try_for_each(|watch| watch.add(hand, set)))
     }
 
     /// Makes the other tasks.

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::kinds::contents::reopen;
+use crate::kinds::event::{Event, Watch};
 use crate::kinds::file::{Named, OpenFile, What, dead_end, open_with};
 use crate::kinds::memory::Backing;
 use crate::kinds::pipe::Keeper;
@@ -53,6 +54,21 @@ impl<'a> OpenFiles<'a> {
             pipes: snapshot.pipes.iter().map(|p| p.rebuild()).collect::<Result<_>>()?,
             files: Vec::new(),
         })
+    }
+
+    /// Makes pipes ready where disarmed entries of epoll sets must fire once.
+    pub(crate) fn rouse_pipes(&mut self) -> Result<()> {
+        let disarmed = self.snapshot.files.iter().any(|file| match &file.what {
+            What::Event(Event::Poll(watches)) => watches.iter().any(Watch::is_disarmed),
+            _ => false,
+        });
+        if disarmed {
+            let pipes = self.snapshot.pipes.iter().zip(&mut self.pipes);
+            for (_, keeper) in pipes.filter(|(pipe, _)| pipe.path.is_none()) {
+                keeper.rouse()?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts back what was in the pipes.

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::image;
 use crate::job::{History, Job};
 use crate::kinds::call::Standing;
+use crate::kinds::event::{Event, Watch};
 use crate::kinds::file::What;
 use crate::progress::Observer;
 use crate::snapshot::{PageIndex, Snapshot, sound, tree};
@@ -123,8 +124,10 @@ pub fn rebuild(
     for body in &mut bodies {
         body.open(&files).and_then(|()| body.tasks(tids)).map_err(|e| e.whose(body.process))?;
     }
+    files.rouse_pipes()?;
+    watch(&snapshot, &bodies, true)?;
     files.fill_pipes()?;
-    watch(&snapshot, &bodies)?;
+    watch(&snapshot, &bodies, false)?;
     files.seal()?;
     for body in &bodies {
         let compared = body.finish().and_then(|()| compare::process(body, &snapshot));
@@ -222,16 +225,18 @@ fn places<'a>(
     Ok(Places { bodies, contents: files.contents()?, mapped: files.mapped()? })
 }
 
-/// Fills the epoll sets, each through a process that has it.
-fn watch(snapshot: &Snapshot, bodies: &[Body<'_>]) -> Result<()> {
+/// Fills the epoll sets, with the disarmed entries or the others.
+fn watch(snapshot: &Snapshot, bodies: &[Body<'_>], disarmed: bool) -> Result<()> {
     for (index, file) in snapshot.files.iter().enumerate() {
-        let What::Event(event) = &file.what else { continue };
-        let holder = bodies.iter().find_map(|body| {
-            let found = body.live.descriptors.iter().find(|d| d.file == index as u32)?;
-            Some((body, found.fd))
-        });
-        if let Some((body, fd)) = holder {
-            body.watch(event, fd).map_err(|e| e.whose(body.process))?;
+        let What::Event(Event::Poll(watches)) = &file.what else { continue };
+        for body in bodies {
+            let of_body = |watch: &&Watch| watch.process == body.process.pid;
+            let due = watches.iter().filter(of_body).filter(|w| w.is_disarmed() == disarmed);
+            let due: Vec<&Watch> = due.collect();
+            let set = body.live.descriptors.iter().find(|d| d.file == index as u32);
+            if let (false, Some(set)) = (due.is_empty(), set) {
+                body.watch(&due, set.fd).map_err(|e| e.whose(body.process))?;
+            }
         }
     }
     Ok(())

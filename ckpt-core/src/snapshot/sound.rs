@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::kinds::event::Event;
 use crate::kinds::file::What;
 use crate::kinds::memory::{AddressSpace, Backing};
 use crate::os::{PAGE, TASK_SIZE};
@@ -32,6 +33,9 @@ pub(crate) fn check(snapshot: &Snapshot) -> Result<()> {
             What::Stdio(stream) => stream.number <= 2,
             What::Content(index) => (*index as usize) < snapshot.contents.len(),
             What::Pipe(index) => (*index as usize) < snapshot.pipes.len(),
+            What::Event(Event::Poll(watches)) => {
+                watches.iter().all(|watch| pids.contains(&watch.process))
+            }
             What::Outside(_) | What::Named(_) | What::Event(_) => true,
         };
         need(known, "an open file")?;
