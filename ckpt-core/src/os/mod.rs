@@ -2,8 +2,9 @@
 //!
 //! Everything above speaks to the kernel through these rooms: tracees and remote system calls
 //! (`ptrace`, `tracee`, `remote`), what procfs tells (`proc`, `maps`, `pagemap`, `mem`), file
-//! descriptors of other processes (`fds`), the vDSO (`vdso`) and new processes (`spawn`).
+//! descriptors of other processes (`fds`), the vDSO (`vdso`) and new processes (`spawn`, `board`).
 
+pub(crate) mod board;
 pub(crate) mod clock;
 pub(crate) mod cpu;
 pub(crate) mod elf;

@@ -24,7 +24,7 @@ use crate::kinds::file::What;
 use crate::progress::Observer;
 use crate::snapshot::{PageIndex, Snapshot, sound, tree};
 
-use body::Body;
+use body::{Body, Tids};
 use files::OpenFiles;
 use ladder::Grown;
 use pages::Places;
@@ -113,42 +113,8 @@ pub fn rebuild(
     let outer: HashMap<i32, i32> =
         skeleton.processes.iter().map(|&(i, pid)| (snapshot.processes[i].pid, pid)).collect();
     let mut bodies = executed(&snapshot, &skeleton, (socket.1, &ours), options.patch_vdso)?;
-    let mut files = OpenFiles::for_memory(&snapshot)?;
-    for body in &bodies {
-        body.map(&files).map_err(|e| e.whose(body.process))?;
-    }
-    let workers = options.workers;
     let bytes =
-        pages::fill(image, &index, &places(&snapshot, &bodies, &files)?, workers, observer)?;
-    files.open(&|pid| outer.get(&pid).copied())?;
-    for body in &mut bodies {
-        body.open(&files).and_then(|()| body.tasks(tids)).map_err(|e| e.whose(body.process))?;
-    }
-    files.rouse_pipes()?;
-    watch(&snapshot, &bodies, true)?;
-    files.fill_pipes()?;
-    watch(&snapshot, &bodies, false)?;
-    files.seal()?;
-    for body in &bodies {
-        let compared = body.finish().and_then(|()| compare::process(body, &snapshot));
-        compared.map_err(|e| e.whose(body.process))?;
-    }
-    // From here on nothing should fail: the user's own files are changed last.
-    if options.cut_appended {
-        files.cut_appended()?;
-    }
-    let places = places(&snapshot, &bodies, &files)?;
-    pages::fill_files(image, &index, &places, workers, observer)?;
-    drop(places);
-    // Nothing of ours may stay open in between: a reader that waits for the end of a pipe would
-    // wait for us.
-    drop(files);
-    for body in &bodies {
-        body.arm().map_err(|e| e.whose(body.process))?;
-    }
-    for body in &bodies {
-        body.poise().map_err(|e| e.whose(body.process))?;
-    }
+        furnish(image, (&snapshot, &index), &mut bodies, (tids, &outer), options, observer)?;
     let mut standing = Standing::default();
     bodies.iter().for_each(|body| body.note_calls(&mut standing));
     bodies.into_iter().for_each(Body::release);
@@ -174,6 +140,54 @@ pub fn rebuild(
     };
     let path = image.path().to_path_buf();
     Ok(Rebuilt { job, root, foreground, status, total: started.elapsed(), bytes, path })
+}
+
+/// Fills the empty processes with all that they had, until each stands where it stood; gives the
+/// bytes of memory and files.
+fn furnish(
+    image: &image::Reader,
+    (snapshot, index): (&Snapshot, &PageIndex),
+    bodies: &mut [Body<'_>],
+    (tids, outer): (Tids, &HashMap<i32, i32>),
+    options: &Options,
+    observer: &dyn Observer,
+) -> Result<u64> {
+    let mut files = OpenFiles::for_memory(snapshot)?;
+    for body in bodies.iter() {
+        body.map(&files).map_err(|e| e.whose(body.process))?;
+    }
+    let workers = options.workers;
+    let bytes = pages::fill(image, index, &places(snapshot, bodies, &files)?, workers, observer)?;
+    files.open(&|pid| outer.get(&pid).copied())?;
+    for body in bodies.iter_mut() {
+        body.open(&files).and_then(|()| body.tasks(tids)).map_err(|e| e.whose(body.process))?;
+    }
+    files.rouse_pipes()?;
+    watch(snapshot, bodies, true)?;
+    files.fill_pipes()?;
+    watch(snapshot, bodies, false)?;
+    files.seal()?;
+    for body in bodies.iter() {
+        let compared = body.finish().and_then(|()| compare::process(body, snapshot));
+        compared.map_err(|e| e.whose(body.process))?;
+    }
+    // From here on nothing should fail: the user's own files are changed last.
+    if options.cut_appended {
+        files.cut_appended()?;
+    }
+    let places = places(snapshot, bodies, &files)?;
+    pages::fill_files(image, index, &places, workers, observer)?;
+    drop(places);
+    // Nothing of ours may stay open in between: a reader that waits for the end of a pipe would
+    // wait for us.
+    drop(files);
+    for body in bodies.iter() {
+        body.arm().map_err(|e| e.whose(body.process))?;
+    }
+    for body in bodies.iter() {
+        body.poise().map_err(|e| e.whose(body.process))?;
+    }
+    Ok(bytes)
 }
 
 /// A descriptor number that no process of the job uses.

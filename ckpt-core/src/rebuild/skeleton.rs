@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use super::tree::{Index, Role, Tree};
 use crate::error::{Error, ErrorKind, Result};
-use crate::os::spawn::{self, Board, Fork};
+use crate::os::board::Board;
+use crate::os::spawn::{self, Fork};
 use crate::os::{clock, proc, ptrace};
 
 /// Steps of the board, in order.
