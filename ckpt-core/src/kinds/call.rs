@@ -255,7 +255,7 @@ fn number_in_code(rip: u64, memory: &Memory) -> Option<i64> {
 /// (signal(7), "interruption by stop signals"; those on sockets where `SO_RCVTIMEO` or `SO_SNDTIMEO`
 /// is set): they are begun again instead. Gives the number of such a call.
 pub(crate) fn undo_interruption(pid: i32, stopped: &Stopped) -> Result<Option<i64>> {
-    const CALLS: [i64; 26] = [
+    const CALLS: [i64; 27] = [
         libc::SYS_read,
         libc::SYS_readv,
         libc::SYS_preadv,
@@ -282,6 +282,7 @@ pub(crate) fn undo_interruption(pid: i32, stopped: &Stopped) -> Result<Option<i6
         libc::SYS_msgrcv,
         libc::SYS_msgsnd,
         libc::SYS_io_getevents,
+        libc::SYS_io_uring_enter,
     ];
     let mut registers = stopped.registers()?;
     let call = registers.orig_rax as i64;
