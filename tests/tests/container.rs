@@ -166,31 +166,40 @@ impl Drop for Job {
     }
 }
 
-fn survives_in_podman(name: &str) {
-    let (payload, user) = (payload(name), User::ordinary());
+fn survives_in_podman(payload: Payload) {
+    let user = User::ordinary();
     let expected = undisturbed(payload, &user);
     let mut moments = Moments::new();
     let mut job = Job::new(user);
     job.start(payload);
     let mut rounds = 0;
     for step in moments.places(4, expected.steps() * 3 / 5) {
-        assert!(job.reaches(step) && job.answers(), "it ended too early");
+        if !job.reaches(step) || !job.answers() {
+            break;
+        }
         let (status, said) = job.ckpt("checkpoint");
+        // On a slow day it ends before the last checkpoint comes: such a round counts for nothing.
+        let so_far = Ended { output: job.output(), status: 0 };
+        if status != Some(0) && so_far.steps() == expected.steps() {
+            break;
+        }
         assert_eq!(status, Some(0), "{said}");
         job.kill();
         job.restore(payload);
         rounds += 1;
     }
     job.end().must_equal(&expected);
+    assert!(rounds >= 2, "only {rounds} rounds came in time");
     println!("{rounds} rounds, each in a container of its own");
 }
 
 #[test]
 fn shell_in_rootless_podman() {
-    survives_in_podman("shell");
+    // Long enough for commands that take their time to get into the container.
+    survives_in_podman(payload("shell").with(&[("STEPS", "120")]));
 }
 
 #[test]
 fn threads_in_rootless_podman() {
-    survives_in_podman("threads");
+    survives_in_podman(payload("threads"));
 }
