@@ -66,7 +66,12 @@ pub(crate) fn freeze(parent: i32, timeout: Duration) -> Result<Frozen> {
         let helper = helper.spawn_scoped(scope, || undertaker(&seized));
         let frozen = helper
             .map_err(|e| Error::os("cannot start a thread for the freeze", e))
-            .and_then(|_| freeze_all(parent, timeout, &seized));
+            .and_then(|_| freeze_all(parent, timeout, &seized))
+            // A task that was killed as it was looked at.
+            .map_err(|e| match e.kind() {
+                ErrorKind::Gone => e.kind_is(ErrorKind::Disturbed),
+                _ => e,
+            });
         *seized.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
         seized.1.notify_all();
         frozen

@@ -219,7 +219,6 @@ fn freeze_and_copy(
     (observer, gate): (&dyn Observer, &dyn Gate),
     writer: &Writer,
 ) -> Result<Taken> {
-    let launcher = processes::launcher(job.parent, job.root)?;
     let mut before = Before::look(job.parent, &mut job.standing);
     let stopped = Instant::now();
     let mut frozen = freeze::freeze(job.parent, options.freeze_timeout)?;
@@ -227,6 +226,8 @@ fn freeze_and_copy(
     let Some(first) = frozen.processes.first().map(|process| process.pid) else {
         return Err(Error::new(ErrorKind::NotFound, "the job has ended: nothing is left to save"));
     };
+    // Only now do numbers stand still: a thread's execve exchanges them.
+    let launcher = processes::launcher(job.parent, job.root)?;
     let tasks = frozen.tasks();
     let count = frozen.processes.len() + frozen.zombies.len();
     observer.event(Event::Frozen { processes: count, tasks });

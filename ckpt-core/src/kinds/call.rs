@@ -183,7 +183,6 @@ impl Interrupted {
     ) -> Result<()> {
         let registers = ptrace::from_words(task.registers);
         let left = self.remaining;
-        memory.write_all(spare, &bytes_of(&[left / 1_000_000_000, left % 1_000_000_000]))?;
         let (a, b, c, d) = (registers.rdi, registers.rsi, registers.rdx, registers.r10);
         let arguments = match self.number {
             libc::SYS_nanosleep => [spare, b, 0, 0, 0, 0],
@@ -194,8 +193,10 @@ impl Interrupted {
             libc::SYS_poll if left == FOREVER => [a, b, FOREVER, 0, 0, 0],
             libc::SYS_poll => [a, b, left.div_ceil(1_000_000), 0, 0, 0],
             libc::SYS_futex => [a, b, c, spare, registers.r8, registers.r9],
+            // It begins anew by itself.
             _ => return Ok(()),
         };
+        memory.write_all(spare, &bytes_of(&[left / 1_000_000_000, left % 1_000_000_000]))?;
         let result = remote.call_and_interrupt(self.number, &arguments)?;
         memory.write_all(spare, &[0; 16])?;
         if result != -RESTART_BLOCK {
