@@ -115,9 +115,15 @@ impl Running {
                     return Ok(Halt::Gone);
                 }
                 Ok(None) if Instant::now() >= deadline => {
+                    let dying = super::proc::is_dying(self.tid);
+                    // Another thread's death is about to be told, and must be heard.
+                    if dying && !super::proc::is_leader(self.tid) {
+                        pause(&mut tries);
+                        continue;
+                    }
                     // A leader that has ended before its process' other tasks says nothing.
-                    self.armed = !super::proc::is_dying(self.tid);
-                    return Ok(if self.armed { Halt::Late(self) } else { Halt::Gone });
+                    self.armed = !dying;
+                    return Ok(if dying { Halt::Gone } else { Halt::Late(self) });
                 }
                 Ok(None) => pause(&mut tries),
                 Err(e) if is_gone(&e) => {
