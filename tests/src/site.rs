@@ -33,11 +33,11 @@ pub fn until(what: &str, mut it: impl FnMut() -> bool) {
     }
 }
 
-/// The folder of a real DMTCP's commands: `$CKPT_TEST_DMTCP`, `$DMTCP_HOME` or /opt/dmtcp.
+/// The folder of a real DMTCP's commands: in `$CKPT_TEST_DMTCP` or `$DMTCP_HOME`.
 pub fn real_dmtcp() -> Option<PathBuf> {
-    let named = ["CKPT_TEST_DMTCP", "DMTCP_HOME"].into_iter().find_map(std::env::var_os);
-    let home = named.map_or_else(|| PathBuf::from("/opt/dmtcp"), PathBuf::from);
-    let found = [home.join("bin"), home].into_iter().find(|bin| bin.join("dmtcp_launch").exists());
+    let named = ["CKPT_TEST_DMTCP", "DMTCP_HOME"].into_iter().filter_map(std::env::var_os);
+    let places = named.map(PathBuf::from).flat_map(|home| [home.join("bin"), home]);
+    let found = places.into_iter().find(|bin| bin.join("dmtcp_launch").exists());
     if found.is_none() {
         println!("skipped: no DMTCP here");
     }

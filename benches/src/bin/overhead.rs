@@ -1,5 +1,5 @@
 //! What our commands cost a job, beside DMTCP's where there is one (`$DMTCP_HOME`,
-//! `$CKPT_TEST_DMTCP`, `/opt/dmtcp`): `cargo run --release -p ckpt-benches --bin overhead [ROUNDS]`.
+//! `$CKPT_TEST_DMTCP`): `cargo run --release -p ckpt-benches --bin overhead [ROUNDS]`.
 //!
 //! All commands take turns, so that whatever else the host does hits them alike.
 
@@ -171,8 +171,7 @@ fn must(command: &mut Command) -> Result<()> {
 
 fn dmtcp() -> Option<PathBuf> {
     let named = ["DMTCP_HOME", "CKPT_TEST_DMTCP"].into_iter().filter_map(std::env::var_os);
-    let places = named.map(PathBuf::from).chain([PathBuf::from("/opt/dmtcp")]);
-    places.map(|place| place.join("bin")).find(|bin| bin.join("dmtcp_launch").exists())
+    named.map(|home| PathBuf::from(home).join("bin")).find(|bin| bin.join("dmtcp_launch").exists())
 }
 
 fn now() -> Duration {
