@@ -22,7 +22,8 @@ fn pester(mut run: Run, expected: &Ended) -> (usize, usize) {
             Err(refusal) => {
                 println!("status {}: {}", refusal.status, refusal.message);
                 assert_ne!(refusal.status, 70, "a defect: {}", refusal.message);
-                refused += 1;
+                // The last one may have come when the job was over.
+                refused += usize::from(run.steps() < expected.steps());
             }
         }
     }
