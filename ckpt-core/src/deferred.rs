@@ -55,16 +55,24 @@ pub fn unhandled(pid: i32, signals: &[i32]) -> Result<Vec<i32>> {
 
 impl Deferred {
     /// Holds back those of `signals` that process `pid`, of one thread, neither handles nor ignores.
+    /// Called when it waits for one of its children, or is about to.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Permission`] where we may not trace it (Yama: it is not our descendant).
     pub fn begin(pid: i32, signals: &[i32]) -> Result<Self> {
-        let held = unhandled(pid, signals)?.into_iter().fold(0, |mask, signal| mask | bit(signal));
-        if held != 0 {
+        let deadline = Instant::now() + PATIENCE;
+        let stopped = loop {
             let stopped = stop(pid)?;
-            change(&stopped, |mask| mask | held)?;
-        }
+            // Around a fork shells block signals for a moment, and put the old mask back.
+            if waits_for_a_child(&stopped)? || Instant::now() >= deadline {
+                break stopped;
+            }
+            drop(stopped);
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        let held = unhandled(pid, signals)?.into_iter().fold(0, |mask, signal| mask | bit(signal));
+        change(&stopped, |mask| mask | held)?;
         Ok(Self { pid, held })
     }
 
@@ -127,6 +135,11 @@ fn stop(pid: i32) -> Result<Stopped> {
         Halt::Gone => Err(gone()),
         Halt::Late(_) => Err(Error::new(ErrorKind::Busy, format!("process {pid} does not stop"))),
     }
+}
+
+fn waits_for_a_child(stopped: &Stopped) -> Result<bool> {
+    let call = stopped.registers()?.orig_rax as i64;
+    Ok([libc::SYS_wait4, libc::SYS_waitid, libc::SYS_rt_sigsuspend].contains(&call))
 }
 
 fn change(stopped: &Stopped, to: impl FnOnce(u64) -> u64) -> Result<()> {
