@@ -24,6 +24,7 @@ pub mod names;
 pub mod os;
 pub mod root;
 pub mod signals;
+pub mod slurm;
 pub mod supervisor;
 pub mod tree;
 pub mod voice;
