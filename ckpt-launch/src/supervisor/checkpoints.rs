@@ -1,6 +1,19 @@
 //! Checkpoints are taken, said, named, and the next one is put down for a time.
 
-use super::*;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ckpt_core::Result;
+use ckpt_core::capture::{self, Gate};
+
+use super::Supervisor;
+use crate::control::protocol::{Event, Last};
+use crate::control::server::Reply;
+use crate::names::image;
+use crate::slurm::fence::Fenced;
+use crate::slurm::round::Round;
+use crate::voice::Relay;
+use crate::words;
 
 impl Supervisor<'_> {
     /// The name by which scripts know an image.
@@ -48,12 +61,17 @@ impl Supervisor<'_> {
     ) -> Result<capture::Report> {
         let result = self.ownership.unhindered().and_then(|_hold| {
             let relay = Relay::new(self.voice, "checkpoint", replies);
-            self.engine.checkpoint(&mut self.job, options, &relay, gate)
+            let gate = Fenced { fence: self.round.as_ref().map(Round::fence), gate };
+            self.engine.checkpoint(&mut self.job, options, &relay, &gate)
         });
         match &result {
             Ok(report) => {
                 self.voice.checkpoint(report);
                 self.last_failure = None;
+                self.pace.took(report.frozen, report.total);
+                if let Some(round) = &mut self.round {
+                    round.took(report.generation, report.total);
+                }
                 self.last = Some(Last {
                     generation: report.generation,
                     at: words::unix_now(),
@@ -74,7 +92,9 @@ impl Supervisor<'_> {
     /// When the next one is due, after one that began at `begun`.
     pub(super) fn schedule(&mut self, begun: Instant) {
         let led = self.peer.as_ref().map(|peer| Duration::from_secs(peer.interval));
-        let interval = led.map_or(self.interval, |led| (!led.is_zero()).then_some(led));
+        let led = led.filter(|led| !led.is_zero());
+        let own = self.peer.is_none() || self.round.as_ref().is_some_and(Round::leads);
+        let interval = led.or_else(|| self.pace.interval().filter(|_| own));
         self.due = interval.and_then(|interval| {
             let now = Instant::now();
             // Every so often, but never one right after the other.

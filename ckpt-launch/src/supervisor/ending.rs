@@ -1,6 +1,15 @@
 //! How a job is doing, and how it has ended.
 
-use super::*;
+use std::time::Instant;
+
+use ckpt_core::{Error, ErrorKind};
+
+use super::Supervisor;
+use crate::control::protocol::{Event, Status};
+use crate::control::server::Reply;
+use crate::root::{End, Stop};
+use crate::signals;
+use crate::tree;
 
 impl Supervisor<'_> {
 
@@ -25,7 +34,7 @@ impl Supervisor<'_> {
             processes: tree::descendants(self.job.parent).len(),
             last: self.last.clone(),
             last_failure: self.last_failure.clone(),
-            interval_s: self.interval.map(|interval| interval.as_secs_f64()),
+            interval_s: self.pace.interval().map(|interval| interval.as_secs_f64()),
             next_s: self.due.map(|due| due.saturating_duration_since(Instant::now()).as_secs_f64()),
         }
     }
@@ -39,7 +48,13 @@ impl Supervisor<'_> {
         if let Some(peer) = &mut self.peer {
             peer.leave();
         }
-        let code = end.exit_code();
+        // What has come along with the end may tell why.
+        while let Some(signal) = self.signals.next() {
+            self.signal(signal);
+        }
+        let generation = self.job.generation;
+        let code = self.round.take().and_then(|round| round.over(end, generation));
+        let code = code.unwrap_or(end.exit_code());
         let ended = |signal| Event::Ended { code, signal };
         match end {
             End::Lost(error) => return self.voice.fail(error),

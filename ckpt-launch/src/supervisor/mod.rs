@@ -4,33 +4,39 @@
 //! signalfd ───────▶ pass on, reap ─┐
 //! control socket ─▶ requests ──────┼─▶ checkpoint (blocks), status, kill
 //! coordinator ────▶ its orders ────┤
-//! interval ───────▶ due? ──────────┘
+//! interval, Slurm ▶ due? ──────────┘
 //! stand-in's pipe ▶ the job's end (restored jobs)
 //! ```
 //!
 //! A checkpoint does its own waiting for the job's processes on this thread, so nothing else may
 //! happen meanwhile: what arrives is acted upon right after.
 
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+mod checkpoints;
+mod ending;
+mod orders;
+mod slurm;
 
-use ckpt_core::capture::{self, Gate};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use ckpt_core::capture;
 use ckpt_core::job::Job;
-use ckpt_core::{Error, ErrorKind, Result};
+use ckpt_core::{Error, Result};
 use rustix::event::{PollFd, PollFlags};
 use rustix::time::Timespec;
 
+use crate::cli::Keeping;
 use crate::control::place::Ownership;
-use crate::control::protocol::{Event, Last, Status, VERSION, Verb, kind_of};
-use crate::control::server::{Call, Reply, Server};
+use crate::control::protocol::Last;
+use crate::control::server::{Reply, Server};
 use crate::coordinator::peer::Peer;
-use crate::coordinator::wire::{Answer, Command, Down};
 use crate::engine::Engine;
-use crate::names::image;
-use crate::root::{End, Root, Stop};
+use crate::pace::Pace;
+use crate::root::{End, Root};
 use crate::signals::{self, Arrived, Signals};
+use crate::slurm::round::Round;
 use crate::tree;
-use crate::voice::{Relay, Voice};
+use crate::voice::Voice;
 use crate::words;
 
 /// Everything that the loop is given.
@@ -44,7 +50,7 @@ pub struct Supervisor<'a> {
     engine: Engine,
     job: Job,
     options: capture::Options,
-    interval: Option<Duration>,
+    pace: Pace,
     due: Option<Instant>,
     since: u64,
     restored_from: Option<u64>,
@@ -54,11 +60,12 @@ pub struct Supervisor<'a> {
     /// Who waits for the coordinator's answer to a request for a checkpoint.
     asked: Vec<Reply>,
     dmtcp_names: bool,
+    round: Option<Round<'a>>,
 }
 
 /// A job that has just begun to run, as [`Supervisor::new`] takes it over.
 #[derive(Debug)]
-pub struct Begun {
+pub struct Begun<'a> {
     /// The job.
     pub job: Job,
     /// What takes its checkpoints.
@@ -71,18 +78,21 @@ pub struct Begun {
     pub peer: Option<Peer>,
     /// Images get a name in DMTCP's manner beside their own.
     pub dmtcp_names: bool,
+    /// The round of a Slurm job that this is.
+    pub round: Option<Round<'a>>,
 }
 
 impl<'a> Supervisor<'a> {
-    /// Takes over a job that runs.
+    /// Takes over a job that runs, with its checkpoints in `dir`.
     pub fn new(
         voice: &'a Voice,
         signals: Signals,
         (ownership, server): (Ownership, Server),
-        begun: Begun,
-        options: capture::Options,
-        interval: Option<Duration>,
+        begun: Begun<'a>,
+        keeping: &Keeping,
+        dir: PathBuf,
     ) -> Self {
+        let pace = keeping.pace(begun.round.as_ref());
         Self {
             voice,
             signals,
@@ -91,9 +101,9 @@ impl<'a> Supervisor<'a> {
             root: begun.root,
             engine: begun.engine,
             job: begun.job,
-            options,
-            interval,
-            due: interval.and_then(|interval| Instant::now().checked_add(interval)),
+            options: keeping.options(&dir),
+            pace,
+            due: pace.interval().and_then(|interval| Instant::now().checked_add(interval)),
             since: words::unix_now(),
             restored_from: begun.from.as_ref().map(|last| last.generation),
             last: begun.from,
@@ -101,6 +111,7 @@ impl<'a> Supervisor<'a> {
             peer: begun.peer,
             asked: Vec::new(),
             dmtcp_names: begun.dmtcp_names,
+            round: begun.round,
         }
     }
 
@@ -119,9 +130,13 @@ impl<'a> Supervisor<'a> {
             if let Some(end) = self.orders() {
                 break end;
             }
+            if let Some(end) = self.turn() {
+                break end;
+            }
             if self.due.is_some_and(|due| due <= Instant::now()) {
                 // With a coordinator, the interval is its affair.
                 if self.is_led() {
+                    self.ask_for_all();
                     self.schedule(Instant::now())
                 } else {
                     self.checkpoint(&mut [])
@@ -138,7 +153,9 @@ impl<'a> Supervisor<'a> {
 
     /// Sleeps until something happens.
     fn wait(&self) -> Result<()> {
-        let due = self.due.into_iter().chain(self.peer.as_ref().and_then(Peer::due)).min();
+        let peer = self.peer.as_ref().and_then(Peer::due);
+        let slurm = self.round.as_ref().map(Round::due);
+        let due = [self.due, peer, slurm].into_iter().flatten().min();
         let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
         // A duration that doesn't fit is as good as for ever.
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
@@ -153,7 +170,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn signal(&self, signal: Arrived) {
+    fn signal(&mut self, signal: Arrived) {
         let number = signal.number;
         if number == libc::SIGCHLD {
             return;
@@ -168,7 +185,9 @@ impl<'a> Supervisor<'a> {
             }
         } else if number == libc::SIGCONT {
             self.resume(&out_of_reach);
-        } else if signal.sender.is_none_or(|sender| !self.is_of_the_job(sender)) {
+        } else if signal.sender.is_none_or(|sender| !self.is_of_the_job(sender))
+            && !self.round.as_mut().is_some_and(|round| round.hears(number))
+        {
             self.root.signal(number);
         }
         if number == libc::SIGTSTP {

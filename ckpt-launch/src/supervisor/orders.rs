@@ -1,7 +1,18 @@
 //! What others ask of the supervisor: `ckpt` over the control socket, and the coordinator.
 
+use std::time::Instant;
+
+use ckpt_core::capture;
+use ckpt_core::{Error, ErrorKind};
+
+use super::Supervisor;
 use super::ending::answer_too_late;
-use super::*;
+use crate::control::protocol::{Event, VERSION, Verb, kind_of};
+use crate::control::server::Call;
+use crate::coordinator::peer::Peer;
+use crate::coordinator::wire::{Answer, Command, Down};
+use crate::root::{End, Stop};
+use crate::tree;
 
 impl Supervisor<'_> {
     /// Answers those who ask; the job's end if they asked for that.
@@ -94,6 +105,9 @@ impl Supervisor<'_> {
                 None => {
                     self.name_image(&report.path);
                     peer.named(round);
+                    if let Some(round) = &mut self.round {
+                        round.is_saved();
+                    }
                     if stop {
                         self.root.kill_all();
                         peer.wait_for_the_end();
