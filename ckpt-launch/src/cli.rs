@@ -76,7 +76,7 @@ pub fn absolute(dir: &Path) -> Result<PathBuf> {
 }
 
 /// When checkpoints are taken and what is kept of them.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct Keeping {
     /// Take a checkpoint every so often (seconds, or 90s, 5m, 2h); 0: only on request; auto: as
     /// often as costs least, by what one costs and how often nodes fail [default: 0, with --slurm auto]
@@ -92,6 +92,13 @@ pub struct Keeping {
     #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true,
           value_parser = clap::value_parser!(i32).range(-7..=22))]
     pub level: i32,
+}
+
+/// What holds where nothing is said.
+impl Default for Keeping {
+    fn default() -> Self {
+        Self { interval: Duration::ZERO, keep: 2, level: 1 }
+    }
 }
 
 impl Keeping {
@@ -228,7 +235,7 @@ fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
 /// The exit status is the job's (128+n for signal n); 126 and 127 as in a shell when COMMAND cannot
 /// be run. Ctrl-C reaches the job, other signals are passed on to it. From within the job and from
 /// other shells, `ckpt checkpoint`, `ckpt status` and `ckpt kill` speak to it; `ckpt-restore`
-/// brings it back later.
+/// brings it back later. `ckpt-launch sbatch` writes batch scripts for Slurm.
 #[derive(Debug, Clone, Parser)]
 #[command(version, max_term_width = 100)]
 pub struct Launch {
@@ -385,6 +392,7 @@ mod tests {
         assert_eq!(launch.command, ["prog", "-i", "7", "--json", "--", "x"]);
         let launch = Launch::parse_from(["ckpt-launch", "--", "-odd", "-v"]);
         assert_eq!(launch.command, ["-odd", "-v"]);
+        assert_eq!(launch.keeping, Keeping::default());
         assert!(Launch::try_parse_from(["ckpt-launch", "--bogus", "prog"]).is_err());
     }
 }

@@ -1,4 +1,12 @@
-//! Jobs under Slurm: its times, and what stands in its batch scripts.
+//! Jobs under Slurm: a job that outlives its time limit, by one line in its script.
+//!
+//! ```text
+//! enter ──▶ launch or ckpt-restore ──▶ round ◀── supervisor
+//!   │                                  ├── here (environment), fence, record (files)
+//!   └── together (several tasks)       ├── scontrol ──▶ info ──▶ cause, clock (plain data)
+//!                                      └── requeue
+//! script, quote: `ckpt-launch sbatch`        time: Slurm's spans of time
+//! ```
 
 pub mod cause;
 pub mod clock;
@@ -6,10 +14,12 @@ pub mod enter;
 pub mod fence;
 pub mod here;
 pub mod info;
+pub mod quote;
 pub mod record;
 pub mod requeue;
 pub mod round;
 pub mod scontrol;
+pub mod script;
 pub mod time;
 pub mod together;
 pub mod warning;
