@@ -238,7 +238,11 @@ mod tests {
             let deferred = Deferred::begin(shell.id().cast_signed(), &signals).unwrap();
             send(&shell, libc::SIGTERM);
             send(&shell, libc::SIGUSR1);
-            if drop_it { drop(deferred) } else { deferred.end(&[libc::SIGUSR1]).unwrap() }
+            if drop_it {
+                drop(deferred)
+            } else {
+                deferred.end(&[libc::SIGUSR1]).unwrap()
+            }
             let (said, status) = end(shell);
             let died = status.signal().expect("a shell without traps dies of them");
             assert_eq!(said, "");

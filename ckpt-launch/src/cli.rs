@@ -15,6 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::coordinator::place::Address;
 use crate::coordinator::secret;
 use crate::pace::{self, Interval, Pace};
+use crate::slurm;
 use crate::slurm::round::Round;
 use crate::slurm::time::SlurmTime;
 
@@ -345,6 +346,9 @@ pub enum Verb {
         #[arg(value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+    /// For job scripts under Slurm
+    #[command(subcommand)]
+    Slurm(slurm::commands::Ask),
 }
 
 #[cfg(test)]
@@ -373,7 +377,8 @@ mod tests {
 
     #[test]
     fn flags_survive_being_handed_on() {
-        let line = ["ckpt-launch", "--slurm", "--total", "1-02", "-i2.5", "--mtbf", "7d", "-vv", "x"];
+        let line =
+            ["ckpt-launch", "--slurm", "--total", "1-02", "-i2.5", "--mtbf", "7d", "-vv", "x"];
         let launch = Launch::parse_from(line);
         let slurm = launch.slurm.words();
         let words = [slurm, launch.keeping.words(), launch.talk.words()].concat();

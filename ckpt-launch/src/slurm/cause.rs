@@ -54,12 +54,8 @@ mod tests {
             ("RUNNING", "None", 2, Cause::Requeued),
             ("PENDING", "BeginTime", 2, Cause::Requeued),
         ] {
-            let info = Info {
-                state: state.into(),
-                reason: reason.into(),
-                restarts,
-                ..Info::default()
-            };
+            let info =
+                Info { state: state.into(), reason: reason.into(), restarts, ..Info::default() };
             assert_eq!(Cause::of(&info, 1), cause, "{state} {reason} {restarts}");
         }
     }

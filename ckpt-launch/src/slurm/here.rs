@@ -40,8 +40,9 @@ impl Here {
         let number = |name: &str| text(name)?.parse::<u32>().ok();
         let job = text("SLURM_JOB_ID").filter(|id| id.bytes().all(|byte| byte.is_ascii_digit()));
         let job = job.ok_or_else(|| {
-            Error::new(ErrorKind::Usage, "this is no Slurm job: $SLURM_JOB_ID is not set")
-                .help("call it in a batch script (`ckpt-launch sbatch` writes one), or leave out --slurm")
+            Error::new(ErrorKind::Usage, "this is no Slurm job: $SLURM_JOB_ID is not set").help(
+                "call it in a batch script (`ckpt-launch sbatch` writes one), or leave out --slurm",
+            )
         })?;
         let in_step = text("SLURM_STEP_ID").is_some();
         let tasks = if in_step { number("SLURM_STEP_NUM_TASKS").unwrap_or(1) } else { 1 };

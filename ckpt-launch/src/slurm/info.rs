@@ -72,7 +72,8 @@ fn seconds_since_1970(text: &str) -> Option<u64> {
     }
     // The year begins in March, so that the leap day is its last.
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 719_469;
+    let days =
+        365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 719_469;
     Some(u64::try_from(days).ok()? * 86400 + hour * 3600 + minute * 60 + second)
 }
 

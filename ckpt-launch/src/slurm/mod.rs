@@ -10,6 +10,7 @@
 
 pub mod cause;
 pub mod clock;
+pub mod commands;
 pub mod enter;
 pub mod fence;
 pub mod here;

@@ -157,7 +157,10 @@ mod tests {
     #[test]
     fn kinds_of_failure() {
         for (text, kind) in [
-            ("slurm_load_jobs error: Unable to contact slurm controller (connect failure)", ErrorKind::Busy),
+            (
+                "slurm_load_jobs error: Unable to contact slurm controller (connect failure)",
+                ErrorKind::Busy,
+            ),
             ("slurm_load_jobs error: Invalid job id specified", ErrorKind::NotFound),
             ("Access/permission denied for job 7", ErrorKind::Permission),
             ("Requested time limit is invalid", ErrorKind::Os),

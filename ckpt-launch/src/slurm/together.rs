@@ -50,7 +50,12 @@ struct Note {
 ///
 /// The coordinator does not start; the first task leaves no word; no address of its host answers.
 pub fn meet(here: &Here, dir: &Path, voice: &Voice) -> Result<Meeting> {
-    let of = format!("{}.{}.{}", here.job, std::env::var("SLURM_STEP_ID").unwrap_or_default(), here.restarts);
+    let of = format!(
+        "{}.{}.{}",
+        here.job,
+        std::env::var("SLURM_STEP_ID").unwrap_or_default(),
+        here.restarts
+    );
     let path = dir.join("meeting.json");
     let secret = dir.join("secret");
     if here.leads() {
@@ -131,8 +136,10 @@ fn common(here: &Here, dir: &Path, voice: &Voice) -> Result<Option<u64>> {
     let newest = common.and_then(|common| common.last().copied());
     if newest.is_none() && !all.is_empty() {
         let what = format!("the {} tasks have no generation in common", here.tasks);
-        return Err(Error::new(ErrorKind::NotFound, what)
-            .help(format!("see `ckpt list {}/task-*`; the step must have as many tasks as before", dir.display())));
+        return Err(Error::new(ErrorKind::NotFound, what).help(format!(
+            "see `ckpt list {}/task-*`; the step must have as many tasks as before",
+            dir.display()
+        )));
     }
     if newest.is_none() {
         voice.warn("no round before this one has come to a checkpoint: the job begins anew");

@@ -12,7 +12,6 @@ use crate::signals;
 use crate::tree;
 
 impl Supervisor<'_> {
-
     pub(super) fn status(&self) -> Status {
         let state = match tree::stat(self.root.pid()).map(|stat| stat.state) {
             Some(b'T' | b't') => "stopped",

@@ -37,7 +37,8 @@ impl Round<'_> {
                 None
             }
             Fate::Requeued => {
-                self.voice.warn("Slurm has requeued the job: it goes on from its newest generation");
+                self.voice
+                    .warn("Slurm has requeued the job: it goes on from its newest generation");
                 self.close("requeued by others", generation);
                 Some(STOPPED)
             }
@@ -90,7 +91,8 @@ impl Round<'_> {
     /// Has the job requeued; gives the exit status.
     fn requeue(&mut self, generation: u64) -> u8 {
         self.close("to be requeued", generation);
-        let used = self.record.used_before() + self.record.rounds.last().map_or(0, |r| r.seen - r.began);
+        let used =
+            self.record.used_before() + self.record.rounds.last().map_or(0, |r| r.seen - r.began);
         let left = match self.record.total.map(|total| clock::left(total, used)) {
             Some(None) => {
                 self.voice.warn(format_args!(
@@ -154,8 +156,12 @@ impl Round<'_> {
 
     /// Lets the shells have what is theirs: not the warnings, but TERM, which means them as well.
     fn let_go(mut self) {
-        let ours: Vec<i32> =
-            self.taken.iter().copied().filter(|&signal| signal != libc::SIGTERM || self.warned_by_term()).collect();
+        let ours: Vec<i32> = self
+            .taken
+            .iter()
+            .copied()
+            .filter(|&signal| signal != libc::SIGTERM || self.warned_by_term())
+            .collect();
         for shell in self.shells.drain(..) {
             if let Err(error) = shell.end(&ours) {
                 tracing::info!(%error, "a shell's signals stay held back");

@@ -372,9 +372,9 @@ impl<'a> Round<'a> {
         }
         self.clock.asked = now;
         let left = self.record.total.map(|total| total.saturating_sub(self.record.used_before()));
-        self.clock.total = left.zip(info.start.or(Some(unix_now()))).and_then(|(left, start)| {
-            at(Some(start.saturating_add(left)))
-        });
+        self.clock.total = left
+            .zip(info.start.or(Some(unix_now())))
+            .and_then(|(left, start)| at(Some(start.saturating_add(left))));
         if let Some(longest) = self.record.longest() {
             self.clock.lead = lead(Some(longest), 0);
         }
@@ -511,9 +511,10 @@ fn warning(scontrol: &Scontrol) -> Option<Warning> {
     let named = std::env::var("SBATCH_SIGNAL").ok();
     named.as_deref().and_then(Warning::parse).or_else(|| {
         let script = scontrol.script(HASTE);
-        script.inspect_err(|error| tracing::info!(%error, "no batch script")).ok().and_then(
-            |script| Warning::in_script(&script),
-        )
+        script
+            .inspect_err(|error| tracing::info!(%error, "no batch script"))
+            .ok()
+            .and_then(|script| Warning::in_script(&script))
     })
 }
 
