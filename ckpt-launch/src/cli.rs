@@ -98,7 +98,7 @@ pub struct Keeping {
 /// What holds where nothing is said.
 impl Default for Keeping {
     fn default() -> Self {
-        Self { interval: Duration::ZERO, keep: 2, level: 1 }
+        Self { interval: None, mtbf: None, keep: 2, level: 1 }
     }
 }
 
@@ -121,16 +121,22 @@ impl Keeping {
         Pace::new(self.interval.unwrap_or(usual), mtbf)
     }
 
-    /// The same as words of a command line.
+    /// The same as words of a command line, as far as it isn't the usual.
     pub fn words(&self) -> Vec<String> {
+        let usual = Self::default();
         let interval = self.interval.map(|interval| match interval {
-            Interval::Never => "-i0".to_owned(),
-            Interval::Every(every) => format!("-i{}", every.as_secs_f64()),
-            Interval::Auto => "-iauto".to_owned(),
+            Interval::Never => "0".to_owned(),
+            Interval::Every(every) => every.as_secs_f64().to_string(),
+            Interval::Auto => "auto".to_owned(),
         });
-        let mtbf = self.mtbf.map(|mtbf| format!("--mtbf={}", mtbf.as_secs_f64()));
-        let others = [format!("--keep={}", self.keep), format!("--level={}", self.level)];
-        interval.into_iter().chain(mtbf).chain(others).collect()
+        let options = [
+            ("--interval", interval),
+            ("--mtbf", self.mtbf.map(|mtbf| mtbf.as_secs_f64().to_string())),
+            ("--keep", (self.keep != usual.keep).then(|| self.keep.to_string())),
+            ("--level", (self.level != usual.level).then(|| self.level.to_string())),
+        ];
+        let given = options.into_iter().filter_map(|(name, value)| Some([name.into(), value?]));
+        given.flatten().collect()
     }
 }
 

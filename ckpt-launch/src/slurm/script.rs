@@ -199,21 +199,11 @@ impl Sbatch {
             words.extend(cpus.map(|n| format!("--cpus-per-task={n}").into()));
         }
         words.extend(["ckpt-launch".into(), "--slurm".into()]);
-        let mut option = |name: &str, value: OsString| words.extend([name.into(), value]);
         if self.total != SlurmTime::Unset {
-            option("--total", self.total.hms().into());
+            words.extend(["--total".into(), self.total.hms().into()]);
         }
-        let Keeping { interval, keep, level } = &self.keeping;
-        let usual = Keeping::default();
-        if *interval != usual.interval {
-            option("--interval", interval.as_secs_f64().to_string().into());
-        }
-        if *keep != usual.keep {
-            option("--keep", keep.to_string().into());
-        }
-        if *level != usual.level {
-            option("--level", level.to_string().into());
-        }
+        words.extend(self.keeping.words().into_iter().map(OsString::from));
+        let mut option = |name: &str, value: OsString| words.extend([name.into(), value]);
         if let Some(dir) = &self.place.ckptdir {
             option("--ckptdir", no_option(dir));
         }
