@@ -31,7 +31,7 @@ pub fn run(args: &Ckpt) -> u8 {
             doctor::run(&place.directory(), engine, command, &voice)
         }
         Verb::List { dir } => images::list(dir.as_deref(), &voice),
-        Verb::Slurm(ask) => slurm::commands::run(ask),
+        Verb::Slurm(ask) => slurm::commands::run(ask, &voice),
     };
     result.map_or_else(|error| voice.fail(&error), |()| 0)
 }

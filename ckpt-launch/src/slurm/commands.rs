@@ -5,8 +5,10 @@
 use ckpt_core::{Error, ErrorKind, Result};
 use clap::Subcommand;
 
+use super::plan::{self, Wishes};
 use super::time::SlurmTime;
 use crate::commands::print;
+use crate::voice::Voice;
 
 /// What `ckpt slurm` is asked to do.
 #[derive(Debug, Subcommand)]
@@ -25,6 +27,13 @@ pub enum Ask {
         #[arg(allow_hyphen_values = true)]
         seconds: String,
     },
+    /// Print what is left of this job and what its next round is to be, for a shell's eval
+    Plan(Wishes),
+    /// Requeue this job, with what is left of its comment as the new one
+    ///
+    /// Not if it was cancelled (status 75) or its total is used up (69). One that is requeued already
+    /// is not requeued again.
+    Requeue(Wishes),
 }
 
 /// Answers on stdout.
@@ -32,12 +41,14 @@ pub enum Ask {
 /// # Errors
 ///
 /// When the question makes no sense, or nobody takes the answer.
-pub fn run(ask: &Ask) -> Result<()> {
-    print(&(answer(ask)? + "\n"))
+pub fn run(ask: &Ask, voice: &Voice) -> Result<()> {
+    print(&(answer(ask, voice)?.trim_end().to_owned() + "\n"))
 }
 
-fn answer(ask: &Ask) -> Result<String> {
+fn answer(ask: &Ask, voice: &Voice) -> Result<String> {
     Ok(match ask {
+        Ask::Plan(wishes) => plan::assignments(wishes)?,
+        Ask::Requeue(wishes) => plan::requeue(wishes, voice)?,
         Ask::Seconds { time } => match time.parse()? {
             SlurmTime::Limit(seconds) => seconds.to_string(),
             other => other.hms(),
@@ -62,6 +73,11 @@ fn no_seconds(text: &str) -> Error {
 mod tests {
     use super::*;
 
+    fn asked(ask: &Ask) -> Result<String> {
+        let talk = crate::cli::Talk { verbose: 0, quiet: true, json: false };
+        answer(ask, &Voice::new("ckpt", &talk))
+    }
+
     #[test]
     fn seconds() {
         for (time, seconds) in [
@@ -74,10 +90,10 @@ mod tests {
             ("", ""),
             ("0", "0"),
         ] {
-            assert_eq!(answer(&Ask::Seconds { time: time.into() }).ok(), Some(seconds.into()));
+            assert_eq!(asked(&Ask::Seconds { time: time.into() }).ok(), Some(seconds.into()));
         }
         for time in ["1:", "-5", "soon"] {
-            let error = answer(&Ask::Seconds { time: time.into() }).expect_err(time);
+            let error = asked(&Ask::Seconds { time: time.into() }).expect_err(time);
             assert_eq!(error.kind(), ErrorKind::Usage);
         }
     }
@@ -91,10 +107,10 @@ mod tests {
             ("unlimited", "UNLIMITED"),
             ("", ""),
         ] {
-            assert_eq!(answer(&Ask::Time { seconds: seconds.into() }).ok(), Some(time.into()));
+            assert_eq!(asked(&Ask::Time { seconds: seconds.into() }).ok(), Some(time.into()));
         }
         for seconds in ["1:30", "1-0", "-5", "1.5", "x", "18446744073709551616"] {
-            let error = answer(&Ask::Time { seconds: seconds.into() }).expect_err(seconds);
+            let error = asked(&Ask::Time { seconds: seconds.into() }).expect_err(seconds);
             assert_eq!(error.kind(), ErrorKind::Usage);
             assert!(error.to_string().contains(&format!("{seconds:?}")), "{error}");
         }

@@ -5,7 +5,7 @@
 //!   │                                  ├── here (environment), fence, record (files)
 //!   └── together (several tasks)       ├── scontrol ──▶ info ──▶ cause, clock (plain data)
 //!                                      └── requeue
-//! script, quote: `ckpt-launch sbatch`        time: Slurm's spans of time
+//! script, quote: `ckpt-launch sbatch`        commands, plan: `ckpt slurm`
 //! ```
 
 pub mod cause;
@@ -15,6 +15,7 @@ pub mod enter;
 pub mod fence;
 pub mod here;
 pub mod info;
+pub mod plan;
 pub mod quote;
 pub mod record;
 pub mod requeue;

@@ -51,12 +51,14 @@ impl Supervisor<'_> {
         while let Some(signal) = self.signals.next() {
             self.signal(signal);
         }
-        let generation = self.job.generation;
+        let (generation, in_slurm) = (self.job.generation, self.round.is_some());
         let code = self.round.take().and_then(|round| round.over(end, generation));
         let code = code.unwrap_or(end.exit_code());
         let ended = |signal| Event::Ended { code, signal };
         match end {
             End::Lost(error) => return self.voice.fail(error),
+            // Its round has said it in its own words.
+            End::Stopped(_) if in_slurm => self.voice.event(&ended(None)),
             End::Stopped(stop) => {
                 let how = match stop {
                     Stop::Checkpointed => "stopped on request, after a checkpoint",

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use ckpt_core::{Error, ErrorKind, Result};
 
 use super::{Fate, HASTE, Round};
+use crate::control::protocol::Event;
 use crate::root::End;
 use crate::signals;
 use crate::slurm::cause::Cause;
@@ -108,6 +109,14 @@ impl Round<'_> {
         };
         match self.requeued(left) {
             Ok(Outcome::Again) => {
+                let left = left
+                    .map(|left| format!(", {} of its total left", SlurmTime::Limit(left).hms()));
+                let what = format!(
+                    "job {} is requeued: it goes on from generation {generation}{}",
+                    self.here.job,
+                    left.unwrap_or_default()
+                );
+                self.voice.say(&Event::Chosen { what: what.clone() }, what);
                 self.close("requeued", generation);
                 STOPPED
             }
