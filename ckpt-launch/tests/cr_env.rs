@@ -266,6 +266,36 @@ fn requeued_after_a_checkpoint_only() {
 }
 
 #[test]
+fn what_a_job_script_wishes() {
+    let site = Site::new();
+    // `ckpt slurm time` is the real one; what is asked of Slurm is only said.
+    let asked = "ckpt() {
+            if [[ $2 == time ]]; then command ckpt \"$@\"; else echo \"$@\"; fi
+        }
+        cr_slurm plan";
+    for (wishes, words) in [
+        ("", "slurm plan\n"),
+        ("ckpt_overhead=30", "slurm plan --overhead 30\n"),
+        ("max_timelimit=172800", "slurm plan --max 48:00:00\n"),
+        ("max_timelimit=00:02:30", "slurm plan --max 00:02:30\n"),
+        ("max_timelimit=2-0 ckpt_overhead=9", "slurm plan --overhead 9 --max 2-0\n"),
+    ] {
+        assert_eq!(site.run(&format!("{wishes}\n{asked}")).out, words);
+    }
+    let said = site.run(
+        "ckpt() {
+            if [[ $2 == time ]]; then command ckpt \"$@\"; else
+            printf '%s\\n' ckpt_overhead=60 max_timelimit= TOTAL_TIME= timeAlloc= used=5 \\
+                remainingTimeSec= remainingTime= requestTime=; fi
+        }
+        parse_job && parse_job && echo $used",
+    );
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.out.contains("$max_timelimit: UNLIMITED\n"), "{said:?}");
+    assert!(said.out.contains("$remainingTime: not limited\n") && said.out.ends_with("\n5\n"));
+}
+
+#[test]
 fn waiting_for_a_process() {
     let site = Site::new();
     assert_eq!(site.run("(sleep 0.2; exit 7) & wait_pid $!").code, Some(7));

@@ -40,20 +40,30 @@ restart_count() {
     echo "${SLURM_RESTART_COUNT:-0}"
 }
 
+# ckpt slurm $1, with what the job script wishes: ckpt_overhead (seconds between signal and end), and
+# max_timelimit (the longest round: seconds, or a time of Slurm's that is no lone number).
+cr_slurm() {
+    local wishes=() max=${max_timelimit:-}
+    [[ ! $max =~ ^[0-9]+$ ]] || max=$(secs2timestr "$max")
+    [[ -z ${ckpt_overhead:-} ]] || wishes+=(--overhead "$ckpt_overhead")
+    [[ -z $max ]] || wishes+=(--max "$max")
+    ckpt slurm "$1" "${wishes[@]}"
+}
+
 # Sets TOTAL_TIME, timeAlloc, used, remainingTimeSec (seconds), remainingTime (HH:MM:SS), requestTime
-# (minutes), max_timelimit and ckpt_overhead (seconds), as things stand now.
+# (minutes), max_timelimit and ckpt_overhead (seconds), as things stand now. What is not known is empty.
 parse_job() {
     local plan
-    plan=$(ckpt slurm plan) || return
+    plan=$(cr_slurm plan) || return
     eval "$plan"
     # shellcheck disable=SC2154 # the plan sets them
     echo "checkpoint overhead \$ckpt_overhead: $(secs2timestr "$ckpt_overhead")"
     # shellcheck disable=SC2154
-    echo "maximum time limit \$max_timelimit: $(secs2timestr "$max_timelimit")"
+    echo "maximum time limit \$max_timelimit: $(secs2timestr "${max_timelimit:-UNLIMITED}")"
     # shellcheck disable=SC2154
     echo "time remaining \$remainingTime: ${remainingTime:-not limited}"
     # shellcheck disable=SC2154
-    echo "next time limit \$requestTime: $requestTime minutes"
+    echo "next time limit \$requestTime: ${requestTime:-the same}"
 }
 
 # requeue_job FUNC SIGNAL...: calls FUNC with the signal's name when one of them comes. In the last
@@ -74,7 +84,7 @@ func_trap() {
     # Requeueing sends TERM at once, to this shell and to the commands that it waits for.
     trap '' TERM
     ${ckpt_command:-true} >&2 || status=$?
-    if cr_may_go_on "$status" && ckpt slurm requeue >&2; then
+    if cr_may_go_on "$status" && cr_slurm requeue >&2; then
         return 0
     fi
     trap - TERM

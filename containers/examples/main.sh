@@ -18,6 +18,7 @@
 # image holds ckpt's programs under DMTCP's names (or DMTCP); they are in PATH here, too.
 
 set -u
+# shellcheck source-path=SCRIPTDIR
 . ./cr_env.sh
 
 # What enters the container, as words.

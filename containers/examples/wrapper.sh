@@ -4,6 +4,7 @@
 # main.sh asks for one.
 
 set -u
+# shellcheck source-path=SCRIPTDIR
 . ./cr_env.sh
 
 export DMTCP_CHECKPOINT_DIR=${DMTCP_CHECKPOINT_DIR:-$PWD/ckpt.${SLURM_JOB_ID:-local}}
