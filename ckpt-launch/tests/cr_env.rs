@@ -265,6 +265,30 @@ fn requeued_after_a_checkpoint_only() {
     assert!(said.code == Some(1) && said.out.contains("has ended"), "{said:?}");
 }
 
+/// In a trap, bash takes the status of a bare `return` from what was interrupted.
+#[test]
+fn a_trap_tells_right_from_wrong() {
+    let site = Site::new();
+    for (words, status, end) in [
+        (&["true", RUNS][..], 0, "slurm requeue\n"),
+        (&["false", RUNS, "false", RUNS], 1, "at all: the job is not requeued\n"),
+        (&["false", NOBODY], 0, "slurm requeue\n"),
+    ] {
+        let said = site.run(
+            &(saying(&words.join("\n"))
+                + "ckpt() { echo \"$@\"; }
+                ckpt_command='ckpt_dmtcp asked'
+                trapped() { func_trap \"$@\"; result=$?; }
+                trap 'trapped USR1' USR1
+                (sleep 0.3; kill -USR1 $$; sleep 0.5; exit 9) 2>&1 & wait_pid $! 2>&1
+                echo $? >&2; exit $result"),
+        );
+        assert_eq!(said.code, Some(status), "{words:?} {said:?}");
+        assert!(said.err.contains("\n9\n") || said.err == "9\n", "{said:?}");
+        assert!(said.out.ends_with(end), "{said:?}");
+    }
+}
+
 #[test]
 fn what_a_job_script_wishes() {
     let site = Site::new();

@@ -16,6 +16,8 @@ cr_command=$PWD/dmtcp_command.${SLURM_JOB_ID:-${SLURM_JOBID:-local}}
 # Seconds after which a coordinator that does not come, or a checkpoint that does not end, is given up.
 : "${cr_patience:=600}"
 
+# ("return" alone would be, in a trap, the status of what the trap has interrupted: hence "return $?".)
+
 cr_say() {
     echo "cr_env.sh: $*" >&2
 }
@@ -54,7 +56,7 @@ cr_slurm() {
 # (minutes), max_timelimit and ckpt_overhead (seconds), as things stand now. What is not known is empty.
 parse_job() {
     local plan
-    plan=$(cr_slurm plan) || return
+    plan=$(cr_slurm plan) || return $?
     eval "$plan"
     # shellcheck disable=SC2154 # the plan sets them
     echo "checkpoint overhead \$ckpt_overhead: $(secs2timestr "$ckpt_overhead")"
@@ -73,7 +75,7 @@ requeue_job() {
     shift
     for signal; do
         # shellcheck disable=SC2064 # meant to be expanded now
-        trap "$function $signal" "$signal" || return
+        trap "$function $signal" "$signal" || return $?
     done
     parse_job
 }
@@ -219,9 +221,9 @@ ckpt_dmtcp() {
     if "$command" --bcheckpoint ||
         { wait_coord "$command" >/dev/null && "$command" --bcheckpoint; }; then
         wait_coord "$command"
-        return
+        return $?
     fi
-    wait_coord "$command" >/dev/null || return
+    wait_coord "$command" >/dev/null || return $?
     cr_say "the checkpoint has failed"
     return 1
 }
