@@ -325,9 +325,13 @@ fn waiting_for_a_process() {
     assert_eq!(site.run("(sleep 0.2; exit 7) & wait_pid $!").code, Some(7));
     assert_eq!(site.run("(exit 7) & sleep 0.2; wait_pid $!").code, Some(7));
     assert_eq!(site.run("(sleep 0.2; kill -9 $BASHPID) & wait_pid $!").code, Some(137));
-    assert_eq!(site.run("wait_pid 999999999").code, Some(0));
+    assert_eq!(site.run("nothing & wait_pid $!").code, Some(127));
+    assert_eq!(site.run("wait_pid 999999999").code, Some(127));
     assert_eq!(
-        site.run("p=$(sleep 0.7 >/dev/null & echo $!); wait_pid $p; [[ ! -e /proc/$p ]]").code,
+        site.run(
+            "p=$(sleep 0.7 >/dev/null & echo $!); wait_pid $p; [[ $? == 127 && ! -e /proc/$p ]]"
+        )
+        .code,
         Some(0)
     );
     for none in ["", "''", "x", "0", "-1"] {

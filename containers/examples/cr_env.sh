@@ -112,9 +112,9 @@ cr_may_go_on() {
     return 1
 }
 
-# Waits for process $1, traps or not; with its exit status if it is our child, else with 0.
+# Waits for process $1, traps or not; with its exit status, and 127 if it is not our child.
 wait_pid() {
-    local pid=${1:-} status
+    local pid=${1:-}
     if [[ ! $pid =~ ^[1-9][0-9]*$ ]]; then
         cr_say "wait_pid: '$pid' is no process"
         return 64
@@ -125,9 +125,6 @@ wait_pid() {
         [[ ! -e /proc/$pid ]] || sleep 0.5
     done
     wait "$pid" 2>/dev/null
-    status=$?
-    ((status != 127)) || status=0
-    return "$status"
 }
 
 # ---- DMTCP ---------------------------------------------------------------------------------------
