@@ -13,6 +13,8 @@
 
 # The command that speaks to this job's coordinator. An absolute path: "." need not be in PATH.
 cr_command=$PWD/dmtcp_command.${SLURM_JOB_ID:-${SLURM_JOBID:-local}}
+# What lets one side speak to the other's coordinator. Their home folders may be two.
+export CKPT_SECRET_FILE=${CKPT_SECRET_FILE:-$cr_command.secret}
 # Seconds after which a coordinator that does not come, or a checkpoint that does not end, is given up.
 : "${cr_patience:=600}"
 
@@ -139,6 +141,8 @@ dmtcp_command_job() {
         printf 'PATH=${PATH:+$PATH:}%q\n' "$PATH"
         printf 'export PATH DMTCP_COORD_HOST=%q DMTCP_COORD_PORT=%q\n' "$1" "$2"
         # shellcheck disable=SC2016
+        echo 'export CKPT_SECRET_FILE=${CKPT_SECRET_FILE:-$0.secret}'
+        # shellcheck disable=SC2016
         echo 'exec dmtcp_command "$@"'
     } >"$new" && chmod a+rx "$new" && mv -f "$new" "$cr_command"
 }
@@ -174,25 +178,32 @@ start_coordinator() {
 }
 
 # Asks by command $1: cr_peers is how many processes are connected, cr_running is yes or no. By their
-# keys, as there may be more words than one expects.
+# keys, as there may be more words than one expects. Status 1 if there is no answer.
 cr_status() {
-    local key value
+    local key value answered=1
     cr_peers=0 cr_running=no
     while IFS='= ' read -r key value _; do
         case $key in
-            NUM_PEERS) [[ ! $value =~ ^[0-9]+$ ]] || cr_peers=$value ;;
+            NUM_PEERS) [[ ! $value =~ ^[0-9]+$ ]] || cr_peers=$value answered=0 ;;
             RUNNING) cr_running=$value ;;
         esac
     done < <("$1" --status 2>/dev/null)
+    return "$answered"
 }
 
-# Waits until the job runs again after its checkpoint. Status 1 if that takes too long, 2 if there is
-# no job. wait_coord2: the same where DMTCP's own variables lead to the coordinator.
+# Waits until the job runs again after its checkpoint. Status 2 if there is no job yet, 1 if that takes
+# too long or nobody knows. wait_coord2: the same where DMTCP's own variables lead to the coordinator.
 wait_coord() {
     local command=${1:-$cr_command} begun=$SECONDS
-    cr_status "$command"
-    while ((cr_peers > 0)); do
-        if [[ $cr_running == yes ]]; then
+    if ! command -v "$command" >/dev/null; then
+        cr_say "no running job to checkpoint: it has no coordinator yet"
+        return 2
+    fi
+    while cr_status "$command"; do
+        if ((cr_peers == 0)); then
+            cr_say "no running job to checkpoint"
+            return 2
+        elif [[ $cr_running == yes ]]; then
             echo "checkpointing completed, overhead = $((SECONDS - begun)) seconds"
             return 0
         elif ((SECONDS - begun > cr_patience)); then
@@ -200,10 +211,9 @@ wait_coord() {
             return 1
         fi
         sleep 0.5
-        cr_status "$command"
     done
-    cr_say "no running job to checkpoint"
-    return 2
+    cr_say "no running job to checkpoint: its coordinator does not answer"
+    return 1
 }
 
 wait_coord2() {
@@ -214,15 +224,15 @@ wait_coord2() {
 # where DMTCP's own variables lead to the coordinator.
 ckpt_dmtcp() {
     local command=${1:-$cr_command}
-    # It is refused while another one is under way: that is waited for.
-    if "$command" --bcheckpoint ||
-        { wait_coord "$command" >/dev/null && "$command" --bcheckpoint; }; then
-        wait_coord "$command"
-        return $?
+    if ! "$command" --bcheckpoint; then
+        # It is refused while another one is under way: that is waited for.
+        wait_coord "$command" >/dev/null || return $?
+        if ! "$command" --bcheckpoint; then
+            cr_say "the checkpoint has failed"
+            return 1
+        fi
     fi
-    wait_coord "$command" >/dev/null || return $?
-    cr_say "the checkpoint has failed"
-    return 1
+    wait_coord "$command"
 }
 
 ckpt_mana() {

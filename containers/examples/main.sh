@@ -10,7 +10,7 @@
 #
 #     sbatch main.sh
 #     CONTAINER="apptainer exec image.sif" sbatch main.sh
-#     CONTAINER="podman-hpc run --rm --pid=host --net=host -v $PWD:$PWD -w $PWD
+#     CONTAINER="podman-hpc run --rm --network=host -v $PWD:$PWD -w $PWD
 #         -e SLURM_JOB_ID -e SLURM_RESTART_COUNT image" sbatch main.sh
 #     CONTAINER="" sbatch main.sh               # none
 #

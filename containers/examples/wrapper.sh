@@ -13,8 +13,15 @@ restart=$DMTCP_CHECKPOINT_DIR/dmtcp_restart_script.sh
 mkdir -p "$DMTCP_CHECKPOINT_DIR" || exit
 start_coordinator --interval "${INTERVAL:-300}" || exit
 
+# Not by exec: the first process of a container becomes the coordinator's parent, and all that is below
+# a launcher is frozen with the job.
 # A job that was requeued before its first checkpoint begins once more.
 if (($(restart_count) > 0)) && [[ -x $restart ]]; then
-    exec "$restart" -h "$DMTCP_COORD_HOST" -p "$DMTCP_COORD_PORT"
+    "$restart" -h "$DMTCP_COORD_HOST" -p "$DMTCP_COORD_PORT" &
+else
+    dmtcp_launch --join-coordinator "$@" &
 fi
-exec dmtcp_launch --join-coordinator "$@"
+payload=$!
+# As the first process of a container, a shell without a trap hears no TERM.
+trap 'kill -TERM "$payload" 2>/dev/null' TERM
+wait_pid "$payload"
