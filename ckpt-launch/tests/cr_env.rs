@@ -255,6 +255,13 @@ fn requeued_after_a_checkpoint_only() {
     let said = trapped(&site, "sleep 9 &", 0, 69);
     assert_eq!((said.code, &*said.out), (Some(1), "checkpoint\nslurm requeue\n"));
 
+    // What runs is ended by us if there is another round, and only then.
+    let coordinator = "echo 'echo told \"$@\" >>told' >x; chmod +x x; cr_command=$PWD/x; sleep 9 &";
+    assert_eq!(trapped(&site, coordinator, 0, 69).code, Some(1));
+    assert!(!site.path("told").exists());
+    assert_eq!(trapped(&site, coordinator, 0, 0).code, Some(0));
+    assert_eq!(fs::read_to_string(site.path("told")).expect("it was asked"), "told --quit\n");
+
     let said = trapped(&site, "sleep 9 &", 1, 0);
     assert_eq!(said.code, Some(1));
     assert!(said.out.contains("no checkpoint at all") && !said.out.contains("slurm requeue"));

@@ -89,6 +89,8 @@ func_trap() {
     trap '' TERM
     ${ckpt_command:-true} >&2 || status=$?
     if cr_may_go_on "$status" && cr_slurm requeue >&2; then
+        # Slurm does not reach into every container; what runs on there would be in the next one's way.
+        [[ ! -x $cr_command ]] || "$cr_command" --quit &>/dev/null
         return 0
     fi
     trap - TERM
