@@ -45,8 +45,8 @@ const FRESH: Duration = Duration::from_secs(15);
 /// How long we try to reach it: at the beginning, and when time is short.
 const PATIENCE: Duration = Duration::from_secs(60);
 const HASTE: Duration = Duration::from_secs(5);
-/// Between attempts at the last checkpoint.
-const RETRY: Duration = Duration::from_secs(3);
+/// Between attempts at the last checkpoint, at least and at most.
+const RETRY: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(60));
 /// A warning that comes sooner than this before the end, where nobody has said when it comes, is
 /// somebody's wish.
 const USUAL_WARNING: Duration = Duration::from_secs(600);
@@ -81,6 +81,8 @@ enum Fate {
     Cancelled,
     /// Others have had it requeued.
     Requeued,
+    /// Another task decides what becomes of it.
+    Follows,
     /// Another incarnation has taken over.
     Superseded(Error),
     /// There is nothing to go on from.
@@ -136,10 +138,19 @@ impl<'a> Round<'a> {
     /// the directory cannot be written to; slurmctld does not know the job.
     pub fn begin(here: Here, dir: &Path, total: SlurmTime, voice: &'a Voice) -> Result<Self> {
         let scontrol = Scontrol::new(&here.job);
-        let info = scontrol.job(PATIENCE).or_else(|error| match error.kind() {
-            ErrorKind::Busy => Ok(unheard(&here, voice, &error)),
-            _ => Err(error),
-        })?;
+        let info = match here.leads() {
+            true => scontrol.job(PATIENCE).or_else(|error| match error.kind() {
+                ErrorKind::Busy => {
+                    voice.warn(format_args!(
+                        "{error}; the job begins without knowing its end, and asks again"
+                    ));
+                    Ok(unknown(&here))
+                }
+                _ => Err(error),
+            })?,
+            // A thousand tasks must not ask all at once.
+            false => unknown(&here),
+        };
         let fence = Fence::claim(dir, here.restarts, &mut |before| {
             voice.warn(format_args!(
                 "the incarnation before this one (restart {}, on {}) may still run: waiting until \
@@ -149,7 +160,7 @@ impl<'a> Round<'a> {
         })?;
         let record = begun(&here, dir, total, &info)?;
         record.write(dir)?;
-        let warning = warning(&scontrol);
+        let warning = if here.leads() { warning(&scontrol) } else { None };
         let now = Instant::now();
         let far = now + Duration::from_secs(365 * 86400);
         let mut this = Self {
@@ -227,6 +238,11 @@ impl<'a> Round<'a> {
         &self.fence
     }
 
+    /// Whether other tasks may still run when ours has ended.
+    pub fn is_one_of_many(&self) -> bool {
+        self.here.is_one_of_many()
+    }
+
     /// Whether it is we who speak to Slurm for the whole job.
     pub fn leads(&self) -> bool {
         self.here.leads()
@@ -253,13 +269,13 @@ impl<'a> Round<'a> {
         signal == libc::SIGTERM || self.warned == Some(signal)
     }
 
-    /// When something is due next.
-    pub fn due(&self) -> Instant {
+    /// When something is due next; nothing if all that is left is to wait for the payload's end.
+    pub fn due(&self) -> Option<Instant> {
         let clock = &self.clock;
         let moment = self.last_moment().map(|moment| moment.max(clock.retry));
-        let moment = moment.filter(|_| !self.is_saved && self.fate.is_none() && self.here.leads());
+        let moment = moment.filter(|_| !self.is_saved && self.here.leads());
         let times = [Some(clock.next_ask), Some(clock.next_fence), clock.next_glance, moment];
-        times.into_iter().flatten().min().unwrap_or(clock.next_fence)
+        times.into_iter().flatten().min().filter(|_| self.fate.is_none())
     }
 
     /// What is to be done now. `generation` is the newest on disk; `resident` tells the bytes of
@@ -267,7 +283,6 @@ impl<'a> Round<'a> {
     pub fn turn(&mut self, generation: u64, resident: &dyn Fn() -> u64) -> Turn {
         let now = Instant::now();
         if self.fate.is_some() {
-            (self.clock.next_fence, self.clock.next_ask) = (now + ASK, now + ASK);
             return Turn::Nothing;
         }
         if now >= self.clock.next_fence {
@@ -396,6 +411,10 @@ impl<'a> Round<'a> {
 
     /// TERM has come, to every process of the job unless it is a warning.
     fn terminated(&mut self, generation: u64) -> Turn {
+        if !self.here.leads() {
+            self.ends(Fate::Follows);
+            return Turn::Nothing;
+        }
         match self.cause() {
             Cause::Warning => {
                 self.warned(libc::SIGTERM);
@@ -461,7 +480,10 @@ impl<'a> Round<'a> {
 
     /// The last checkpoint was not taken: it is tried again while there is time.
     pub fn failed(&mut self, error: Error) {
-        self.clock.retry = Instant::now() + RETRY;
+        let now = Instant::now();
+        let over = self.clock.end.into_iter().chain(self.clock.total).min();
+        let left = over.map_or(RETRY.1, |over| over.saturating_duration_since(now) / 4);
+        self.clock.retry = now + left.clamp(RETRY.0, RETRY.1);
         self.trouble = Some(error);
     }
 
@@ -476,9 +498,8 @@ impl<'a> Round<'a> {
     }
 }
 
-/// What is assumed of a job as long as slurmctld does not answer.
-fn unheard(here: &Here, voice: &Voice, error: &Error) -> Info {
-    voice.warn(format_args!("{error}; the job begins without knowing its end, and asks again"));
+/// What is assumed of a job as long as slurmctld has not been heard.
+fn unknown(here: &Here) -> Info {
     let state = "RUNNING".to_owned();
     Info { state, restarts: here.restarts, requeue: true, ..Info::default() }
 }
@@ -499,8 +520,7 @@ fn begun(here: &Here, dir: &Path, total: SlurmTime, info: &Info) -> Result<Recor
         host: crate::control::place::host(),
         began: info.start.unwrap_or(now),
         seen: now,
-        generation: 0,
-        end: None,
+        ..record::Round::default()
     });
     Ok(record)
 }
