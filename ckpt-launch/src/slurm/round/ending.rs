@@ -43,8 +43,10 @@ impl Round<'_> {
                 None
             }
             Fate::Requeued => {
-                self.voice
-                    .warn("Slurm has requeued the job: it goes on from its newest generation");
+                self.voice.warn(match generation {
+                    0 => "Slurm has requeued the job: it begins anew".to_owned(),
+                    n => format!("Slurm has requeued the job: it goes on from generation {n}"),
+                });
                 self.close("requeued by others", generation);
                 Some(STOPPED)
             }
@@ -136,13 +138,13 @@ impl Round<'_> {
         };
         match self.requeued(left) {
             Ok(Outcome::Again) => {
-                let left = left
-                    .map(|left| format!(", {} of its total left", SlurmTime::Limit(left).hms()));
-                let what = format!(
-                    "job {} is requeued: it goes on from generation {generation}{}",
-                    self.here.job,
-                    left.unwrap_or_default()
-                );
+                let mut what = format!("job {} is requeued", self.here.job);
+                if generation > 0 {
+                    what += &format!(": it goes on from generation {generation}");
+                }
+                if let Some(left) = left {
+                    what += &format!(", {} of its total left", SlurmTime::Limit(left).hms());
+                }
                 self.voice.say(&Event::Chosen { what: what.clone() }, what);
                 self.close("requeued", generation);
                 STOPPED
