@@ -12,12 +12,15 @@ use super::info::Info;
 use super::requeue::{self, Outcome};
 use super::scontrol::Scontrol;
 use super::time::SlurmTime;
+use super::warning::Warning;
 use crate::voice::Voice;
 use crate::words::unix_now;
 
 /// How long slurmctld is waited for.
 const ANSWER: Duration = Duration::from_secs(10);
 const REQUEUE: Duration = Duration::from_secs(120);
+/// Seconds from a warning to the end if nobody knows better.
+const USUAL_OVERHEAD: u64 = 60;
 
 /// What a script says of its rounds.
 #[derive(Debug, Clone, Args)]
@@ -25,9 +28,9 @@ pub struct Wishes {
     /// The longest time limit of a round [default: that of this one]
     #[arg(long, value_name = "TIME", default_value = "", hide_default_value = true)]
     pub max: SlurmTime,
-    /// Seconds before the end at which the script is warned
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    pub overhead: u64,
+    /// Seconds before the end at which the script is warned [default: what its --signal says, else 60]
+    #[arg(long, value_name = "SECONDS")]
+    pub overhead: Option<u64>,
 }
 
 /// How a job stands, in seconds.
@@ -40,18 +43,20 @@ struct Plan {
     left: Option<Option<u64>>,
     /// Minutes of the next round.
     next: Option<u64>,
+    /// From the warning to the end.
+    overhead: u64,
 }
 
 impl Plan {
-    fn of(info: &Info, most: SlurmTime, wishes: &Wishes, now: u64) -> Self {
+    fn of(info: &Info, most: SlurmTime, max: SlurmTime, overhead: u64, now: u64) -> Self {
         let total = info.comment_as_time().and_then(SlurmTime::seconds);
         let used = info.start.map_or(0, |start| now.saturating_sub(start));
         let left = total.map(|total| clock::left(total, used));
-        let asked = wishes.max.as_limit().seconds().or(info.limit.seconds());
+        let asked = max.as_limit().seconds().or(info.limit.seconds());
         let limits = Limits { asked, most, least: info.least };
-        let lead = Duration::from_secs(wishes.overhead);
+        let lead = Duration::from_secs(overhead);
         let next = clock::next_limit(&limits, left.flatten(), lead);
-        Self { total, limit: info.limit, used, left, next }
+        Self { total, limit: info.limit, used, left, next, overhead }
     }
 }
 
@@ -60,7 +65,11 @@ fn look(wishes: &Wishes) -> Result<(Here, Scontrol, Info, Plan)> {
     let scontrol = Scontrol::new(&here.job);
     let info = scontrol.job(ANSWER)?;
     let most = scontrol.longest_limit(&info.partition, ANSWER).unwrap_or_default();
-    let plan = Plan::of(&info, most, wishes, unix_now());
+    let overhead = wishes.overhead.unwrap_or_else(|| {
+        let script = scontrol.script(ANSWER).unwrap_or_default();
+        Warning::in_script(&script).map_or(USUAL_OVERHEAD, |warning| warning.ahead)
+    });
+    let plan = Plan::of(&info, most, wishes.max, overhead, unix_now());
     Ok((here, scontrol, info, plan))
 }
 
@@ -75,7 +84,7 @@ pub fn assignments(wishes: &Wishes) -> Result<String> {
     let left = plan.left.map(Option::unwrap_or_default);
     let max = wishes.max.as_limit().seconds().or(plan.limit.seconds());
     let lines = [
-        ("ckpt_overhead", wishes.overhead.to_string()),
+        ("ckpt_overhead", plan.overhead.to_string()),
         ("max_timelimit", text(max)),
         ("TOTAL_TIME", text(plan.total)),
         ("timeAlloc", text(plan.limit.seconds())),
@@ -131,14 +140,13 @@ mod tests {
             comment: Some("02:00:00".into()),
             ..Info::default()
         };
-        let wishes = Wishes { max: SlurmTime::Unset, overhead: 60 };
-        let plan = |now| Plan::of(&info, SlurmTime::Unset, &wishes, now);
+        let plan = |now| Plan::of(&info, SlurmTime::Unset, SlurmTime::Unset, 60, now);
         assert_eq!(plan(1600).left, Some(Some(6600)));
         assert_eq!(plan(1600).next, Some(60));
         assert_eq!(plan(1000 + 7000).next, Some(5));
         assert_eq!(plan(1000 + 7200).left, Some(None));
         let endless = Info { comment: None, ..info };
-        let plan = Plan::of(&endless, SlurmTime::Limit(1800), &wishes, 9999);
+        let plan = Plan::of(&endless, SlurmTime::Limit(1800), SlurmTime::Unset, 60, 9999);
         assert_eq!((plan.left, plan.next), (None, Some(30)));
     }
 }
