@@ -9,6 +9,7 @@
 //! [`image`] is the bytes on disk and knows nothing of processes.
 
 pub mod capture;
+pub mod deferred;
 pub mod error;
 pub mod image;
 pub mod job;

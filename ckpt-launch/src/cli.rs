@@ -14,6 +14,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::coordinator::place::Address;
 use crate::coordinator::secret;
+use crate::pace::{self, Interval, Pace};
+use crate::slurm;
+use crate::slurm::round::Round;
+use crate::slurm::time::SlurmTime;
 
 /// How much is said, and how.
 #[derive(Debug, Clone, Args)]
@@ -27,6 +31,16 @@ pub struct Talk {
     /// Write events and results as JSON, one object a line
     #[arg(long, global = true, help_heading = "Output")]
     pub json: bool,
+}
+
+impl Talk {
+    /// The same as words of a command line.
+    pub fn words(&self) -> Vec<String> {
+        let verbose = (0..self.verbose).map(|_| "-v");
+        let quiet = self.quiet.then_some("-q");
+        let json = self.json.then_some("--json");
+        verbose.chain(quiet).chain(json).map(Into::into).collect()
+    }
 }
 
 /// Where images, control socket and lock are.
@@ -63,11 +77,15 @@ pub fn absolute(dir: &Path) -> Result<PathBuf> {
 }
 
 /// When checkpoints are taken and what is kept of them.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct Keeping {
-    /// Take a checkpoint every so often (seconds, or 90s, 5m, 2h); 0: only on request
-    #[arg(short, long, value_name = "SECONDS", default_value = "0", value_parser = parse_interval)]
-    pub interval: Duration,
+    /// Take a checkpoint every so often (seconds, or 90s, 5m, 2h); 0: only on request; auto: as
+    /// often as costs least, by what one costs and how often nodes fail [default: 0, with --slurm auto]
+    #[arg(short, long, value_name = "SECONDS|auto", value_parser = parse_interval)]
+    pub interval: Option<Interval>,
+    /// Mean time between failures of a node, for -i auto [default: 24h, then what the job has seen]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub mtbf: Option<Duration>,
     /// Generations of a job that are kept on disk
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     pub keep: u32,
@@ -75,6 +93,13 @@ pub struct Keeping {
     #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true,
           value_parser = clap::value_parser!(i32).range(-7..=22))]
     pub level: i32,
+}
+
+/// What holds where nothing is said.
+impl Default for Keeping {
+    fn default() -> Self {
+        Self { interval: None, mtbf: None, keep: 2, level: 1 }
+    }
 }
 
 impl Keeping {
@@ -88,9 +113,53 @@ impl Keeping {
         }
     }
 
-    /// The interval, if there is one.
-    pub fn every(&self) -> Option<Duration> {
-        (!self.interval.is_zero()).then_some(self.interval)
+    /// The pace of checkpoints.
+    pub fn pace(&self, slurm: Option<&Round<'_>>) -> Pace {
+        let usual = if slurm.is_some() { Interval::Auto } else { Interval::Never };
+        let mtbf = self.mtbf.unwrap_or(pace::USUAL_MTBF);
+        let mtbf = slurm.map_or(mtbf, |round| round.failures(mtbf));
+        Pace::new(self.interval.unwrap_or(usual), mtbf)
+    }
+
+    /// The same as words of a command line, as far as it isn't the usual.
+    pub fn words(&self) -> Vec<String> {
+        let usual = Self::default();
+        let interval = self.interval.map(|interval| match interval {
+            Interval::Never => "0".to_owned(),
+            Interval::Every(every) => every.as_secs_f64().to_string(),
+            Interval::Auto => "auto".to_owned(),
+        });
+        let options = [
+            ("--interval", interval),
+            ("--mtbf", self.mtbf.map(|mtbf| mtbf.as_secs_f64().to_string())),
+            ("--keep", (self.keep != usual.keep).then(|| self.keep.to_string())),
+            ("--level", (self.level != usual.level).then(|| self.level.to_string())),
+        ];
+        let given = options.into_iter().filter_map(|(name, value)| Some([name.into(), value?]));
+        given.flatten().collect()
+    }
+}
+
+/// As part of a Slurm job.
+#[derive(Debug, Clone, Args, Default)]
+#[command(next_help_heading = "Slurm")]
+pub struct UnderSlurm {
+    /// Live in a batch script: go on from the job's newest checkpoint, take the last one before the
+    /// time limit, and have the job requeued
+    #[arg(long)]
+    pub slurm: bool,
+    /// What the job may take over all rounds, in Slurm's forms [default: the job's comment, if it is
+    /// a time; else as long as it needs]
+    #[arg(long, value_name = "TIME", requires = "slurm")]
+    pub total: Option<SlurmTime>,
+}
+
+impl UnderSlurm {
+    /// The same as words of a command line.
+    pub fn words(&self) -> Vec<String> {
+        let slurm = self.slurm.then(|| "--slurm".to_owned());
+        let total = self.total.map(|total| format!("--total={total}"));
+        slurm.into_iter().chain(total).collect()
     }
 }
 
@@ -142,8 +211,16 @@ impl JoinAt {
     }
 }
 
-/// Reads "300", "1.5", "90s", "5m", "2h" or "1d".
-fn parse_interval(text: &str) -> std::result::Result<Duration, String> {
+/// Reads "300", "1.5", "90s", "5m", "2h", "1d" or "auto".
+fn parse_interval(text: &str) -> std::result::Result<Interval, String> {
+    if text == "auto" {
+        return Ok(Interval::Auto);
+    }
+    let every = parse_duration(text)?;
+    Ok(if every.is_zero() { Interval::Never } else { Interval::Every(every) })
+}
+
+fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
     let (number, unit) = match text.find(|c: char| c.is_ascii_alphabetic()) {
         Some(at) => text.split_at(at),
         None => (text, "s"),
@@ -165,8 +242,8 @@ fn parse_interval(text: &str) -> std::result::Result<Duration, String> {
 /// The exit status is the job's (128+n for signal n); 126 and 127 as in a shell when COMMAND cannot
 /// be run. Ctrl-C reaches the job, other signals are passed on to it. From within the job and from
 /// other shells, `ckpt checkpoint`, `ckpt status` and `ckpt kill` speak to it; `ckpt-restore`
-/// brings it back later.
-#[derive(Debug, Parser)]
+/// brings it back later. `ckpt-launch sbatch` writes batch scripts for Slurm.
+#[derive(Debug, Clone, Parser)]
 #[command(version, max_term_width = 100)]
 pub struct Launch {
     #[command(flatten)]
@@ -186,6 +263,13 @@ pub struct Launch {
     /// Take checkpoints together with other jobs, as the coordinator at this address says
     #[arg(long, value_name = "HOST:PORT")]
     pub join: Option<JoinAt>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub slurm: UnderSlurm,
+    /// With --slurm, at each restart: cut files that the job only appended to back to their length at
+    /// the checkpoint
+    #[arg(long, requires = "slurm", help_heading = "Slurm")]
+    pub cut_appended: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub talk: Talk,
@@ -268,6 +352,9 @@ pub enum Verb {
         #[arg(value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+    /// For job scripts under Slurm
+    #[command(subcommand)]
+    Slurm(slurm::commands::Ask),
 }
 
 #[cfg(test)]
@@ -283,24 +370,40 @@ mod tests {
 
     #[test]
     fn intervals() {
-        assert_eq!(parse_interval("0"), Ok(Duration::ZERO));
-        assert_eq!(parse_interval("1.5"), Ok(Duration::from_millis(1500)));
-        assert_eq!(parse_interval("5m"), Ok(Duration::from_secs(300)));
-        assert_eq!(parse_interval("2h"), Ok(Duration::from_secs(7200)));
-        for bad in ["", "-1", "x", "5y", "nan", "inf", "1e300"] {
+        let every = |seconds| Ok(Interval::Every(Duration::from_secs_f64(seconds)));
+        assert_eq!(parse_interval("0"), Ok(Interval::Never));
+        assert_eq!(parse_interval("auto"), Ok(Interval::Auto));
+        assert_eq!(parse_interval("1.5"), every(1.5));
+        assert_eq!(parse_interval("5m"), every(300.0));
+        assert_eq!(parse_interval("2h"), every(7200.0));
+        for bad in ["", "-1", "x", "5y", "nan", "inf", "1e300", "Auto"] {
             assert!(parse_interval(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn flags_survive_being_handed_on() {
+        let line =
+            ["ckpt-launch", "--slurm", "--total", "1-02", "-i2.5", "--mtbf", "7d", "-vv", "x"];
+        let launch = Launch::parse_from(line);
+        let slurm = launch.slurm.words();
+        let words = [slurm, launch.keeping.words(), launch.talk.words()].concat();
+        let again = Launch::parse_from(
+            std::iter::once("ckpt-launch".to_owned()).chain(words).chain(["x".to_owned()]),
+        );
+        assert_eq!(format!("{launch:?}"), format!("{again:?}"));
     }
 
     #[test]
     fn the_commands_own_flags_stay_its_own() {
         let launch =
             Launch::parse_from(["ckpt-launch", "-i", "5", "prog", "-i", "7", "--json", "--", "x"]);
-        assert_eq!(launch.keeping.interval, Duration::from_secs(5));
+        assert_eq!(launch.keeping.interval, Some(Interval::Every(Duration::from_secs(5))));
         assert!(!launch.talk.json);
         assert_eq!(launch.command, ["prog", "-i", "7", "--json", "--", "x"]);
         let launch = Launch::parse_from(["ckpt-launch", "--", "-odd", "-v"]);
         assert_eq!(launch.command, ["-odd", "-v"]);
+        assert_eq!(launch.keeping, Keeping::default());
         assert!(Launch::try_parse_from(["ckpt-launch", "--bogus", "prog"]).is_err());
     }
 }

@@ -14,6 +14,7 @@ use crate::control::client::{Connection, Outcome};
 use crate::control::protocol::{Event, Status};
 use crate::doctor;
 use crate::images;
+use crate::slurm;
 use crate::voice::{Relay, Voice};
 use crate::words;
 
@@ -30,6 +31,7 @@ pub fn run(args: &Ckpt) -> u8 {
             doctor::run(&place.directory(), engine, command, &voice)
         }
         Verb::List { dir } => images::list(dir.as_deref(), &voice),
+        Verb::Slurm(ask) => slurm::commands::run(ask, &voice),
     };
     result.map_or_else(|error| voice.fail(&error), |()| 0)
 }

@@ -47,7 +47,8 @@ impl Engine {
                 gate.pass(Step::Captured)?;
                 gate.pass(Step::Durable)?;
                 job.generation = report.generation;
-                Ok(of_dmtcp(report))
+                let alone = gate.published(report.generation, &report.path).err();
+                Ok(Report { alone: alone.map(|error| error.to_string()), ..of_dmtcp(report) })
             }
         }
     }
@@ -65,6 +66,8 @@ fn of_dmtcp(report: backend::Report) -> Report {
         bytes_read: report.bytes,
         bytes_stored: report.bytes,
         bytes_skipped: 0,
+        alone: None,
+        stopped: false,
     }
 }
 

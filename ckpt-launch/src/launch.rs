@@ -23,6 +23,8 @@ use crate::coordinator::wire::Joining;
 use crate::engine::{self, Engine};
 use crate::root::Root;
 use crate::signals::Signals;
+use crate::slurm::enter;
+use crate::slurm::round::Round;
 use crate::supervisor::{Begun, Supervisor};
 use crate::voice::Voice;
 
@@ -30,7 +32,11 @@ use crate::voice::Voice;
 pub fn run(args: &Launch) -> u8 {
     let voice = Voice::new("ckpt-launch", &args.talk);
     let with = With { join: args.join.clone().map(JoinAt::address), dmtcp_names: false };
-    launch(args, &with, &voice).unwrap_or_else(|(code, error)| {
+    let ended = match args.slurm.slurm {
+        true => enter::launch(args, &voice),
+        false => launch(args, &with, &voice, None),
+    };
+    ended.unwrap_or_else(|(code, error)| {
         voice.fail(&error);
         code
     })
@@ -48,16 +54,23 @@ pub struct With {
 /// An exit status that isn't the error's own, with the error.
 pub type Failure = (u8, Error);
 
-fn ordinary(error: Error) -> Failure {
+/// The failure that has the error's own status.
+pub fn ordinary(error: Error) -> Failure {
     (error.kind().exit_code(), error)
 }
 
-/// Runs the job with a coordinator, or under DMTCP's names; gives the exit status.
+/// Runs the job with a coordinator, under DMTCP's names or as a round of a Slurm job; gives the exit
+/// status.
 ///
 /// # Errors
 ///
 /// Why there is no job.
-pub fn launch(args: &Launch, with: &With, voice: &Voice) -> Result<u8, Failure> {
+pub fn launch<'a>(
+    args: &Launch,
+    with: &With,
+    voice: &'a Voice,
+    round: Option<Round<'a>>,
+) -> Result<u8, Failure> {
     let dir = checkpoint_directory(&args.place.directory()).map_err(ordinary)?;
     let [program, ..] = args.command.as_slice() else {
         return Err(ordinary(Error::new(ErrorKind::Usage, "there is no COMMAND")));
@@ -96,9 +109,10 @@ pub fn launch(args: &Launch, with: &With, voice: &Voice) -> Result<u8, Failure> 
     voice.event(&Event::Launched { job: id.to_string(), name, pid, dir: dir_text });
 
     let dmtcp_names = with.dmtcp_names;
-    let begun = Begun { job, engine, root: Root::Child(pid), from: None, peer, dmtcp_names };
-    let (options, interval) = (args.keeping.options(&dir), args.keeping.every());
-    Ok(Supervisor::new(voice, signals, (ownership, server), begun, options, interval).run())
+    let root = Root::Child(pid);
+    let begun = Begun { job, engine, root, from: None, peer, dmtcp_names, round };
+    let control = (ownership, server);
+    Ok(Supervisor::new(voice, signals, control, begun, &args.keeping, dir).run())
 }
 
 /// The engine, and the command that starts the job under it.

@@ -76,6 +76,18 @@ pub fn processes(ancestor: i32) -> Vec<Process> {
     pids.into_iter().filter_map(process).collect()
 }
 
+/// Bytes of memory that the living descendants of `ancestor` have of their own, about.
+pub fn resident(ancestor: i32) -> u64 {
+    let pages = |pid: i32| {
+        let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+        let mut fields = statm.split(' ').skip(1).map(|field| field.parse::<u64>().unwrap_or(0));
+        // Resident, less what is shared with a file.
+        Some(fields.next()?.saturating_sub(fields.next()?))
+    };
+    let pages: u64 = descendants(ancestor).into_iter().filter_map(pages).sum();
+    pages * rustix::param::page_size() as u64
+}
+
 /// Kills every living descendant of this process, as seen at this moment; says which.
 pub fn kill_descendants() -> Vec<i32> {
     let mut found = descendants(std::process::id().cast_signed());

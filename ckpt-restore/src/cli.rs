@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use ckpt_core::job::JobId;
 use ckpt_core::rebuild;
-use ckpt_launch::cli::{JoinAt, Keeping, Talk, Where, With};
+use ckpt_launch::cli::{JoinAt, Keeping, Talk, UnderSlurm, Where, With};
 use clap::{Parser, ValueEnum};
 
 /// Bring a job back from a checkpoint, and stay with it until it ends.
@@ -12,7 +12,7 @@ use clap::{Parser, ValueEnum};
 /// Without IMAGE, the newest good generation in the checkpoint directory is used; damaged ones are
 /// named and set aside (*.bad). An IMAGE that is named is never replaced by another. Exit status,
 /// signals and the commands of `ckpt` are as under `ckpt-launch`.
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(version, max_term_width = 100)]
 pub struct Restore {
     /// The image, or a directory for the newest good one in it
@@ -42,6 +42,8 @@ pub struct Restore {
     /// Take checkpoints together with other jobs, as the coordinator at this address says
     #[arg(long, value_name = "HOST:PORT")]
     pub join: Option<JoinAt>,
+    #[command(flatten)]
+    pub slurm: UnderSlurm,
     #[command(flatten)]
     pub talk: Talk,
 }

@@ -15,6 +15,7 @@ use ckpt_launch::control::server::Server;
 use ckpt_launch::engine::{self, Engine};
 use ckpt_launch::root::Root;
 use ckpt_launch::signals::Signals;
+use ckpt_launch::slurm::round::Round;
 use ckpt_launch::supervisor::{Begun, Supervisor};
 use ckpt_launch::voice::Voice;
 use ckpt_launch::{launch, words};
@@ -34,7 +35,12 @@ pub fn is_meant(path: &Path) -> bool {
 }
 
 /// Brings the job of these images, or of a directory, back; gives the exit status.
-pub fn restore(args: &Restore, paths: &[PathBuf], voice: &Voice) -> Result<u8> {
+pub fn restore<'a>(
+    args: &Restore,
+    paths: &[PathBuf],
+    voice: &'a Voice,
+    round: Option<Round<'a>>,
+) -> Result<u8> {
     let set = match paths {
         [dir] if dir.is_dir() => Set::newest_good(dir, &mut |path, error| {
             voice.warn(format_args!("passed over: {}: {error}", path.display()));
@@ -99,9 +105,10 @@ pub fn restore(args: &Restore, paths: &[PathBuf], voice: &Voice) -> Result<u8> {
         from: Some(last),
         peer: None,
         dmtcp_names: false,
+        round,
     };
-    let (options, interval) = (args.keeping.options(&dir), args.keeping.every());
-    Ok(Supervisor::new(voice, signals, (ownership, server), begun, options, interval).run())
+    let control = (ownership, server);
+    Ok(Supervisor::new(voice, signals, control, begun, &args.keeping, dir).run())
 }
 
 /// The checkpoint directory of the job from now on.

@@ -34,7 +34,7 @@ fn restart(options: &RestartOptions) -> Result<u8> {
     let common = &options.common;
     let images = images(&options.images)?;
     if images.iter().all(|image| dmtcp::is_meant(image)) {
-        return dmtcp::restore(&args(options, None), &images, &voice(OURS, common.quiet));
+        return dmtcp::restore(&args(options, None), &images, &voice(OURS, common.quiet), None);
     }
     // Before anything is started: what cannot be restored is known here.
     for image in &images {
@@ -47,7 +47,7 @@ fn restart(options: &RestartOptions) -> Result<u8> {
     if let [image] = images.as_slice() {
         let args = args(options, Some(image.clone()));
         let with = With { join: Some(met.address.clone()), dmtcp_names: true };
-        return restore::restore(&args, &with, &voice);
+        return restore::restore(&args, &with, &voice, None);
     }
     all(&images, common, &met.address)
 }
@@ -64,6 +64,7 @@ fn args(options: &RestartOptions, image: Option<PathBuf>) -> Restore {
         force: false,
         engine: cli::With::default(),
         join: None,
+        slurm: cli::UnderSlurm::default(),
         talk: talk(options.common.quiet),
     }
 }

@@ -17,6 +17,8 @@ use ckpt_launch::engine::Engine;
 use ckpt_launch::launch::With;
 use ckpt_launch::root::Root;
 use ckpt_launch::signals::Signals;
+use ckpt_launch::slurm::enter::Place as SlurmPlace;
+use ckpt_launch::slurm::round::Round;
 use ckpt_launch::supervisor::{Begun, Supervisor};
 use ckpt_launch::voice::{Relay, Voice};
 use ckpt_launch::{images, launch, words};
@@ -29,18 +31,37 @@ use crate::{dmtcp, twin};
 pub fn run(args: &Restore) -> u8 {
     let voice = Voice::new("ckpt-restore", &args.talk);
     let with = With { join: args.join.clone().map(JoinAt::address), dmtcp_names: false };
-    restore(args, &with, &voice).unwrap_or_else(|error| voice.fail(&error))
+    let ended = match args.slurm.slurm {
+        true => in_slurm(args, &with, &voice),
+        false => restore(args, &with, &voice, None),
+    };
+    ended.unwrap_or_else(|error| voice.fail(&error))
 }
 
-/// Brings it back, with a coordinator or under DMTCP's names if wanted; gives the exit status.
+/// Goes on with a Slurm job, from what is in its own directory.
+fn in_slurm(args: &Restore, with: &With, voice: &Voice) -> Result<u8> {
+    let place = SlurmPlace::find(&args.place)?;
+    let mut args = args.clone();
+    args.place.ckptdir = Some(place.dir().to_path_buf());
+    let round = place.round(&args.slurm, voice)?;
+    restore(&args, with, voice, Some(round))
+}
+
+/// Brings it back, with a coordinator, under DMTCP's names or as a round of a Slurm job; gives the
+/// exit status.
 ///
 /// # Errors
 ///
 /// When it is not back.
-pub fn restore(args: &Restore, with: &With, voice: &Voice) -> Result<u8> {
+pub fn restore<'a>(
+    args: &Restore,
+    with: &With,
+    voice: &'a Voice,
+    mut round: Option<Round<'a>>,
+) -> Result<u8> {
     let path = args.image.clone().unwrap_or_else(|| args.place.directory());
     if dmtcp::is_meant(&path) {
-        return dmtcp::restore(args, &[path], voice);
+        return dmtcp::restore(args, &[path], voice, round);
     }
     let mut choice = Choice::of(args)?;
     let dir = choose::home(args, &choice)?;
@@ -88,9 +109,9 @@ pub fn restore(args: &Restore, with: &With, voice: &Voice) -> Result<u8> {
                 say(voice, &rebuilt, generation);
                 let mut begun = begun(rebuilt, from, with.dmtcp_names);
                 begun.peer = joined(with, &begun.job, voice);
-                let (options, interval) = (args.keeping.options(&dir), args.keeping.every());
-                let control = (ownership, server);
-                return Ok(Supervisor::new(voice, signals, control, begun, options, interval).run());
+                begun.round = round.take();
+                let (control, keeping) = ((ownership, server), &args.keeping);
+                return Ok(Supervisor::new(voice, signals, control, begun, keeping, dir).run());
             }
             Err(error) if error.kind() == ErrorKind::Damaged => {
                 match choice.without(image.path(), job, voice) {
@@ -118,7 +139,7 @@ fn joined(with: &With, job: &Job, voice: &Voice) -> Option<Peer> {
     Some(peer)
 }
 
-fn begun(rebuilt: Rebuilt, from: Last, dmtcp_names: bool) -> Begun {
+fn begun<'a>(rebuilt: Rebuilt, from: Last, dmtcp_names: bool) -> Begun<'a> {
     let root = Root::Restored {
         stand_in: rebuilt.job.parent,
         pid: rebuilt.root,
@@ -126,7 +147,8 @@ fn begun(rebuilt: Rebuilt, from: Last, dmtcp_names: bool) -> Begun {
         status: rebuilt.status,
     };
     let engine = Engine::Native;
-    Begun { job: rebuilt.job, engine, root, from: Some(from), peer: None, dmtcp_names }
+    let (job, from) = (rebuilt.job, Some(from));
+    Begun { job, engine, root, from, peer: None, dmtcp_names, round: None }
 }
 
 fn say(voice: &Voice, rebuilt: &Rebuilt, generation: u64) {

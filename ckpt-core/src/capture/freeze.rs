@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kinds::call::undo_interruption;
 use crate::os::tracee::{Halt, Running, Stopped};
-use crate::os::{proc, ptrace};
+use crate::os::{proc, ptrace, spawn};
 
 /// How long a round waits for tasks to stop before it looks for what holds them up.
 const ROUND: Duration = Duration::from_millis(5);
@@ -34,6 +34,11 @@ pub(crate) struct Frozen {
 impl Frozen {
     pub(crate) fn tasks(&self) -> usize {
         self.processes.iter().map(|process| process.tasks.len()).sum()
+    }
+
+    /// Ends all of it. None of its tasks runs another instruction.
+    pub(crate) fn kill(self) {
+        self.processes.iter().for_each(|process| spawn::kill(process.pid, libc::SIGKILL));
     }
 }
 

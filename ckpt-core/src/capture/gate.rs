@@ -4,6 +4,8 @@
 //! The engine knows no network: whoever has several launchers brings a [`Gate`], and answers there
 //! when everybody has come so far, or that somebody failed.
 
+use std::path::Path;
+
 use crate::error::Result;
 
 /// A point that all have to reach before any goes on.
@@ -27,6 +29,17 @@ pub trait Gate: Sync {
     /// Somebody failed, or cannot be heard any more: this checkpoint is given up, its job runs on
     /// and leaves no image.
     fn pass(&self, step: Step) -> Result<()>;
+
+    /// The image is published, under this name: waits until those of all are.
+    ///
+    /// # Errors
+    ///
+    /// Not all have this generation. The image stays; a job that was to be stopped with it
+    /// ([`super::Options::stop`]) runs on.
+    fn published(&self, generation: u64, image: &Path) -> Result<()> {
+        let _ = (generation, image);
+        Ok(())
+    }
 }
 
 /// A job by itself waits for nobody.

@@ -22,6 +22,7 @@ use crate::snapshot::{Host, PAGES, PageIndex, SNAPSHOT, Snapshot, sound};
 pub use gate::{Alone, Gate, Step};
 
 use files::Collector;
+use freeze::Frozen;
 use plan::Plan;
 use processes::Before;
 use stream::Streamed;
@@ -41,6 +42,10 @@ pub struct Options {
     pub workers: usize,
     /// The new generation is at least this one.
     pub generation: u64,
+    /// The job ends with this checkpoint: it stands still from the capture on, and is killed
+    /// (SIGKILL) when the image has its name and [`Gate::published`] has said yes. So nothing that
+    /// it does is lost or done twice. If there is no image, it runs on.
+    pub stop: bool,
 }
 
 impl Default for Options {
@@ -52,6 +57,7 @@ impl Default for Options {
             freeze_timeout: Duration::from_secs(10),
             workers: 0,
             generation: 1,
+            stop: false,
         }
     }
 }
@@ -77,6 +83,10 @@ pub struct Report {
     pub bytes_stored: u64,
     /// Bytes that needed no storing: zero pages and clean pages of files.
     pub bytes_skipped: u64,
+    /// Why this generation is not one of all launchers ([`Gate::published`]).
+    pub alone: Option<String>,
+    /// The job was killed with it ([`Options::stop`]).
+    pub stopped: bool,
 }
 
 /// Takes a checkpoint of `job` and returns once the image is durable; `job.generation` is then
@@ -132,7 +142,14 @@ fn attempt(
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("ckpt-capture".into());
         let worker = thread
-            .spawn_scoped(scope, || take(&mut *job, options, observer, gate))
+            .spawn_scoped(scope, || {
+                let taken = take(&mut *job, options, observer, gate);
+                // One that stood until now goes on only now, if it does.
+                if options.stop {
+                    job.standing.release();
+                }
+                taken
+            })
             .map_err(|e| Error::os("cannot start a thread for the checkpoint", e))?;
         let lost = |_| Err(Error::new(ErrorKind::Internal, "the checkpoint's thread ended"));
         worker.join().unwrap_or_else(lost)
@@ -165,6 +182,11 @@ fn take(
     let finished = writer.finish()?;
     gate.pass(Step::Durable)?;
     let published = finished.publish()?;
+    let alone = gate.published(generation, &published.path).err();
+    let stopped = alone.is_none() && taken.held.is_some();
+    if stopped && let Some(frozen) = taken.held {
+        frozen.kill();
+    }
     if let Err(error) = directory.prune(job.id, options.keep.max(1)) {
         observer.event(Event::Warning(format!("older generations stay: {error}")));
     }
@@ -178,6 +200,8 @@ fn take(
         bytes_read: taken.streamed.read,
         bytes_stored: published.bytes,
         bytes_skipped: taken.skipped + taken.streamed.zero,
+        alone: alone.map(|error| error.to_string()),
+        stopped,
     })
 }
 
@@ -211,6 +235,8 @@ struct Taken {
     skipped: u64,
     tasks: usize,
     frozen: Duration,
+    /// The job that stands still until it is killed.
+    held: Option<Frozen>,
 }
 
 fn freeze_and_copy(
@@ -241,17 +267,19 @@ fn freeze_and_copy(
     plan.contents(&mut files)?;
     let (index, streamed) = stream::write(&plan, writer, options.level, options.workers, observer)?;
     gate.pass(Step::Captured)?;
-    drop(frozen);
+    let held = options.stop.then_some(frozen);
     job.standing.release();
     let frozen = stopped.elapsed();
-    observer.event(Event::Released { frozen });
+    if held.is_none() {
+        observer.event(Event::Released { frozen });
+    }
     for warning in std::mem::take(&mut files.warnings) {
         observer.event(Event::Warning(warning));
     }
     let Collector { files, pipes, contents, mapped, .. } = files;
     let (id, name) = (job.id, job.name.clone());
     let snapshot = Snapshot { host, id, name, launcher, processes, files, pipes, contents, mapped };
-    Ok(Taken { snapshot, index, streamed, skipped: plan.skipped, tasks, frozen })
+    Ok(Taken { snapshot, index, streamed, skipped: plan.skipped, tasks, frozen, held })
 }
 
 /// The machine as process `pid` sees it.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ckpt_core::{Error, ErrorKind, Result};
 
-use super::command;
+use crate::run;
 
 /// What a DMTCP must have to be of use.
 const COMMANDS: [&str; 4] = ["dmtcp_launch", "dmtcp_coordinator", "dmtcp_command", "dmtcp_restart"];
@@ -45,7 +45,7 @@ pub fn find(named: Option<&Path>) -> Result<Found> {
     let (home, path) = (env::var_os("DMTCP_HOME"), env::var_os("PATH"));
     let bin = locate(named, home.as_deref(), path.as_deref())?;
     let mut command = Command::new(bin.join("dmtcp_launch"));
-    let said = command::run(command.arg("--version"), Instant::now() + VERSION_TIME)?;
+    let said = run::run(command.arg("--version"), Instant::now() + VERSION_TIME)?;
     let version = said.text.lines().next().and_then(|line| line.rsplit(' ').next());
     match version.filter(|_| said.status.success()) {
         Some(version) => Ok(Found { version: version.to_owned(), bin }),

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -166,11 +167,7 @@ impl Peer {
     }
 
     /// The image of a round is published; waits until all are.
-    ///
-    /// # Errors
-    ///
-    /// Somebody's is not: scripts are to find the generation before.
-    pub fn published(&mut self, round: u64, generation: u64, image: String) -> Result<()> {
+    fn published(&mut self, round: u64, generation: u64, image: String) -> Result<()> {
         self.joining.generation = generation;
         self.say(&Up::Reached { round, step: Stage::Published, image: Some(image) });
         self.wait_for(round, Stage::Published)
@@ -200,9 +197,22 @@ impl Peer {
         }
     }
 
-    /// The gate of a round.
-    pub fn gate(&mut self, round: u64) -> RoundGate<'_> {
-        RoundGate { peer: Mutex::new(self), round }
+    /// The gate of a round. `name` gives the name by which scripts know an image.
+    pub fn gate<'a>(&'a mut self, round: u64, name: &'a ImageName<'a>) -> RoundGate<'a> {
+        RoundGate { peer: Mutex::new(self), round, name }
+    }
+
+    /// The job was stopped with a round that is over here: waits until it is over for all, or nobody
+    /// can be heard any more. A peer that leaves before would spoil it.
+    pub fn wait_for_the_end(&mut self) {
+        let deadline = Instant::now() + SILENCE;
+        while let Some(channel) = &mut self.channel {
+            match channel.receive(deadline) {
+                Ok(Down::Kill { .. }) => return,
+                Ok(_) => {}
+                Err(error) => self.lose(&error),
+            }
+        }
     }
 
     fn pass(&mut self, round: u64, stage: Stage) -> Result<()> {
@@ -236,16 +246,25 @@ impl Peer {
     }
 }
 
+/// The name by which scripts know the image at a path.
+pub type ImageName<'a> = dyn Fn(&Path) -> PathBuf + Sync + 'a;
+
 /// Holds a checkpoint in step with the round.
-#[derive(Debug)]
 pub struct RoundGate<'a> {
     peer: Mutex<&'a mut Peer>,
     round: u64,
+    name: &'a ImageName<'a>,
 }
 
 impl Gate for RoundGate<'_> {
     fn pass(&self, step: Step) -> Result<()> {
         let mut peer = self.peer.lock().unwrap_or_else(PoisonError::into_inner);
         peer.pass(self.round, step.into())
+    }
+
+    fn published(&self, generation: u64, image: &Path) -> Result<()> {
+        let mut peer = self.peer.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = (self.name)(image).to_string_lossy().into_owned();
+        peer.published(self.round, generation, name)
     }
 }

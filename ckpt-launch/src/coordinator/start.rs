@@ -1,7 +1,7 @@
 //! Starts a coordinator of its own for a launcher that finds none: a process apart, so that it
 //! outlives the launcher as long as others need it.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Command, Stdio};
 
@@ -22,14 +22,14 @@ pub enum Mode {
     New,
 }
 
-/// Starts one at this port (0: any) of the loopback address; gives the port. To be called before
+/// Starts one at this address and port (0: any); gives the port. To be called before
 /// this process has children that are a job: the coordinator is none of it.
 ///
 /// # Errors
 ///
 /// The port is taken, or the program cannot be started.
-pub fn start(port: u16, words: &[String]) -> Result<u16> {
-    let listener = place::listen(IpAddr::V4(Ipv4Addr::LOCALHOST), port)?;
+pub fn start(bind: IpAddr, port: u16, words: &[String]) -> Result<u16> {
+    let listener = place::listen(bind, port)?;
     let port = listener.local_addr().map_err(|e| Error::os("cannot see our port", e))?.port();
     let program = std::env::current_exe()
         .map_err(|e| Error::os("cannot find our own program", e))?

@@ -166,6 +166,9 @@ pub enum Down {
         round: u64,
         /// The generation that it makes.
         generation: u64,
+        /// The jobs end with it: none does anything that is not in its image.
+        #[serde(default)]
+        stop: bool,
     },
     /// All have reached this step: on to the next.
     Go {

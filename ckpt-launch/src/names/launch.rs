@@ -5,13 +5,12 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use ckpt_core::{Error, ErrorKind};
 use goblin::elf::Elf;
 
 use super::{fail, lookup, meeting, talk, voice, warn_of};
-use crate::cli::{Engine, Keeping, Launch, Where};
+use crate::cli::{Engine, Keeping, Launch, UnderSlurm, Where};
 use crate::dmtcp::options::{self, LaunchOptions, Parsed};
 use crate::dmtcp::{Program, words};
 use crate::launch::{self, With};
@@ -53,11 +52,14 @@ fn launch(options: &LaunchOptions) -> u8 {
         preload: calls_dmtcp(program).then(OsString::new),
         engine: crate::cli::With { backend: Engine::Native, dmtcp: None },
         join: None,
+        slurm: UnderSlurm::default(),
+        cut_appended: false,
         talk: talk(common.quiet),
         command: options.command.clone(),
     };
     let with = With { join: Some(met.address.clone()), dmtcp_names: true };
-    launch::launch(&args, &with, &voice).unwrap_or_else(|(_, error)| fail(Program::Launch, &error))
+    let ended = launch::launch(&args, &with, &voice, None);
+    ended.unwrap_or_else(|(_, error)| fail(Program::Launch, &error))
 }
 
 /// Options that DMTCP needs and we do not: generations have names of their own anyway, and open files
@@ -77,7 +79,7 @@ fn ignored(options: &LaunchOptions) -> Vec<&'static str> {
 /// What is kept of images, and how: without gzip, as they are.
 pub fn keeping(gzip: Option<bool>) -> Keeping {
     let level = if gzip == Some(false) { 0 } else { 1 };
-    Keeping { interval: Duration::ZERO, keep: 2, level }
+    Keeping { interval: None, mtbf: None, keep: 2, level }
 }
 
 /// Whether a program asks for functions of `dmtcp.h`.

@@ -1,5 +1,7 @@
 //! How `dmtcp_launch` and `dmtcp_restart` come to their coordinator: they join one, or start one.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use ckpt_core::{Error, ErrorKind, Result};
 
 use crate::coordinator::client;
@@ -77,5 +79,5 @@ fn begin(common: &Common, address: &Address, mode: Mode) -> Result<u16> {
     if let Some(file) = &common.coord_logfile {
         option("--coord-logfile", file.to_string_lossy().into_owned());
     }
-    start(address.port, &words)
+    start(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port, &words)
 }

@@ -21,7 +21,8 @@ impl Coordinator {
         let newest = self.peers.values().map(|peer| peer.joined.generation).max();
         let generation = 1 + newest.unwrap_or_default().max(self.generation);
         let round = Round::new(self.rounds, generation, self.peers.keys().copied());
-        let word = Down::Checkpoint { round: round.number, generation };
+        let stop = self.kill_then || self.options.kill_after_ckpt;
+        let word = Down::Checkpoint { round: round.number, generation, stop };
         let now = Instant::now();
         (self.round, self.ping) = (Some((round, now)), now + PING);
         self.say_to_all(self.all_peers(), &word);

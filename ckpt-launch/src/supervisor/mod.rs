@@ -1,0 +1,220 @@
+//! The loop around a running job, launched or restored: one thread, one poll.
+//!
+//! ```text
+//! signalfd ───────▶ pass on, reap ─┐
+//! control socket ─▶ requests ──────┼─▶ checkpoint (blocks), status, kill
+//! coordinator ────▶ its orders ────┤
+//! interval, Slurm ▶ due? ──────────┘
+//! stand-in's pipe ▶ the job's end (restored jobs)
+//! ```
+//!
+//! A checkpoint does its own waiting for the job's processes on this thread, so nothing else may
+//! happen meanwhile: what arrives is acted upon right after.
+
+mod checkpoints;
+mod ending;
+mod orders;
+mod slurm;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use ckpt_core::capture;
+use ckpt_core::job::Job;
+use ckpt_core::{Error, Result};
+use rustix::event::{PollFd, PollFlags};
+use rustix::time::Timespec;
+
+use crate::cli::Keeping;
+use crate::control::place::Ownership;
+use crate::control::protocol::Last;
+use crate::control::server::{Reply, Server};
+use crate::coordinator::peer::Peer;
+use crate::engine::Engine;
+use crate::pace::Pace;
+use crate::root::{End, Root};
+use crate::signals::{self, Arrived, Signals};
+use crate::slurm::round::Round;
+use crate::tree;
+use crate::voice::Voice;
+use crate::words;
+
+/// Everything that the loop is given.
+#[derive(Debug)]
+pub struct Supervisor<'a> {
+    voice: &'a Voice,
+    signals: Signals,
+    ownership: Ownership,
+    server: Server,
+    root: Root,
+    engine: Engine,
+    job: Job,
+    options: capture::Options,
+    pace: Pace,
+    due: Option<Instant>,
+    since: u64,
+    restored_from: Option<u64>,
+    last: Option<Last>,
+    last_failure: Option<String>,
+    peer: Option<Peer>,
+    /// Who waits for the coordinator's answer to a request for a checkpoint.
+    asked: Vec<Reply>,
+    dmtcp_names: bool,
+    round: Option<Round<'a>>,
+}
+
+/// A job that has just begun to run, as [`Supervisor::new`] takes it over.
+#[derive(Debug)]
+pub struct Begun<'a> {
+    /// The job.
+    pub job: Job,
+    /// What takes its checkpoints.
+    pub engine: Engine,
+    /// Its first process.
+    pub root: Root,
+    /// The image it was restored from.
+    pub from: Option<Last>,
+    /// The coordinator that it has joined.
+    pub peer: Option<Peer>,
+    /// Images get a name in DMTCP's manner beside their own.
+    pub dmtcp_names: bool,
+    /// The round of a Slurm job that this is.
+    pub round: Option<Round<'a>>,
+}
+
+impl<'a> Supervisor<'a> {
+    /// Takes over a job that runs, with its checkpoints in `dir`.
+    pub fn new(
+        voice: &'a Voice,
+        signals: Signals,
+        (ownership, server): (Ownership, Server),
+        begun: Begun<'a>,
+        keeping: &Keeping,
+        dir: PathBuf,
+    ) -> Self {
+        let pace = keeping.pace(begun.round.as_ref());
+        Self {
+            voice,
+            signals,
+            ownership,
+            server,
+            root: begun.root,
+            engine: begun.engine,
+            job: begun.job,
+            options: keeping.options(&dir),
+            pace,
+            due: pace.interval().and_then(|interval| Instant::now().checked_add(interval)),
+            since: words::unix_now(),
+            restored_from: begun.from.as_ref().map(|last| last.generation),
+            last: begun.from,
+            last_failure: None,
+            peer: begun.peer,
+            asked: Vec::new(),
+            dmtcp_names: begun.dmtcp_names,
+            round: begun.round,
+        }
+    }
+
+    /// Stays with the job until its first process ends; gives the exit status.
+    pub fn run(mut self) -> u8 {
+        let end = loop {
+            while let Some(signal) = self.signals.next() {
+                self.signal(signal);
+            }
+            if let Some(end) = self.root.reap() {
+                break end;
+            }
+            if let Some(end) = self.requests() {
+                break end;
+            }
+            if let Some(end) = self.orders() {
+                break end;
+            }
+            if let Some(end) = self.turn() {
+                break end;
+            }
+            if self.due.is_some_and(|due| due <= Instant::now()) {
+                // With a coordinator, the interval is its affair.
+                if self.is_led() {
+                    self.ask_for_all();
+                    self.schedule(Instant::now())
+                } else {
+                    self.checkpoint(&mut [])
+                }
+                // What came meanwhile goes first.
+                continue;
+            }
+            if let Err(error) = self.wait() {
+                break End::Lost(error);
+            }
+        };
+        self.finish(&end)
+    }
+
+    /// Sleeps until something happens.
+    fn wait(&self) -> Result<()> {
+        let peer = self.peer.as_ref().and_then(Peer::due);
+        let slurm = self.round.as_ref().map(Round::due);
+        let due = [self.due, peer, slurm].into_iter().flatten().min();
+        let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
+        // A duration that doesn't fit is as good as for ever.
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        fds.extend(self.root.poll_fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let peer = self.peer.as_ref().and_then(Peer::poll_fd);
+        fds.extend(peer.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        fds.extend(self.server.poll_fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(Error::os("cannot wait for events", error)),
+        }
+    }
+
+    fn signal(&mut self, signal: Arrived) {
+        let number = signal.number;
+        if number == libc::SIGCHLD {
+            return;
+        }
+        let name = signals::name(number);
+        tracing::debug!(name, ?signal.sender, signal.from_kernel, "signal");
+        let out_of_reach = self.root.out_of_reach();
+        if signal.from_kernel {
+            // The terminal's: our process group has got it, the payload in it as well.
+            for pid in out_of_reach {
+                self.pass(pid, number);
+            }
+        } else if number == libc::SIGCONT {
+            self.resume(&out_of_reach);
+        } else if signal.sender.is_none_or(|sender| !self.is_of_the_job(sender))
+            && !self.round.as_mut().is_some_and(|round| round.hears(number))
+        {
+            self.root.signal(number);
+        }
+        if number == libc::SIGTSTP {
+            self.signals.stop_ourselves();
+        }
+    }
+
+    /// "fg" wakes our whole group; who is woken already must not hear of it twice.
+    fn resume(&self, out_of_reach: &[i32]) {
+        let root = self.root.pid();
+        if tree::stat(root).is_some_and(|stat| stat.state == b'T') && !out_of_reach.contains(&root)
+        {
+            self.root.signal(libc::SIGCONT);
+        }
+        for &pid in out_of_reach {
+            self.pass(pid, libc::SIGCONT);
+        }
+    }
+
+    fn pass(&self, pid: i32, number: i32) {
+        if let Err(error) = crate::os::kill(pid, number) {
+            tracing::debug!(pid, number, %error, "signal not passed on");
+        }
+    }
+
+    /// Whether a signal comes from the job itself, as with `kill 0` in a script.
+    fn is_of_the_job(&self, sender: i32) -> bool {
+        tree::descends_from(sender, std::process::id().cast_signed())
+    }
+}

@@ -1,0 +1,67 @@
+//! The supervisor of a job that is a round of a Slurm job: does what the round says.
+
+use ckpt_core::capture::{Alone, Options};
+use ckpt_core::{Error, ErrorKind};
+
+use super::Supervisor;
+use crate::coordinator::peer::Peer;
+use crate::coordinator::wire::Command;
+use crate::root::{End, Stop};
+use crate::slurm::round::{Round, Turn};
+use crate::tree;
+
+impl Supervisor<'_> {
+    /// Does what is due; the job's end if that is it.
+    pub(super) fn turn(&mut self) -> Option<End> {
+        let (round, parent) = (self.round.as_mut()?, self.job.parent);
+        match round.turn(self.job.generation, &|| tree::resident(parent)) {
+            Turn::Nothing => None,
+            Turn::Last { stop } => self.last_checkpoint(stop),
+            Turn::End => {
+                self.root.kill_all();
+                Some(End::Stopped(Stop::Killed))
+            }
+        }
+    }
+
+    fn last_checkpoint(&mut self, stop: bool) -> Option<End> {
+        if self.is_led() {
+            self.ask_for_the_last(stop);
+            return None;
+        }
+        let options = Options { stop, ..self.options.clone() };
+        let taken = self.taken(&options, &Alone, &mut []);
+        let round = self.round.as_mut()?;
+        match taken {
+            Ok(_) => round.is_saved(),
+            Err(error) => {
+                round.failed(error);
+                return None;
+            }
+        }
+        self.schedule(std::time::Instant::now());
+        stop.then(|| {
+            self.root.kill_all();
+            End::Stopped(Stop::Checkpointed)
+        })
+    }
+
+    /// Asks the coordinator; its order follows, or the next attempt.
+    fn ask_for_the_last(&mut self, stop: bool) {
+        let command = if stop { Command::CheckpointAndKill } else { Command::CheckpointAndWait };
+        let what = "the tasks have come to no checkpoint together";
+        if let (Some(peer), Some(round)) = (&mut self.peer, &mut self.round) {
+            peer.ask(command);
+            round.failed(Error::new(ErrorKind::Busy, what));
+        }
+    }
+
+    /// The first of several launchers asks for all of them.
+    pub(super) fn ask_for_all(&mut self) {
+        if self.round.as_ref().is_some_and(Round::leads)
+            && let Some(peer) = self.peer.as_mut().filter(|peer| Peer::is_connected(peer))
+        {
+            peer.ask(Command::Checkpoint);
+        }
+    }
+}
