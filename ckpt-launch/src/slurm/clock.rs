@@ -40,9 +40,9 @@ impl Times {
     /// needs longer for a checkpoint than it has would never come on.
     pub fn last_moment(&self) -> Option<Instant> {
         let by_end = self.end.map(|end| {
-            let half = self.began + end.saturating_duration_since(self.began) / 2;
-            let moment = end.checked_sub(self.lead).and_then(|at| at.checked_sub(self.deadly));
-            moment.unwrap_or(half).max(half)
+            let end = end.checked_sub(self.deadly).unwrap_or(self.began).max(self.began);
+            let half = self.began + (end - self.began) / 2;
+            end.checked_sub(self.lead).map_or(half, |moment| moment.max(half))
         });
         by_end.into_iter().chain(self.total).min()
     }
@@ -105,6 +105,10 @@ mod tests {
         assert_eq!(warned.last_moment(), Some(began + seconds(3440)));
         let slow = Times { lead: seconds(5000), ..times };
         assert_eq!(slow.last_moment(), Some(began + seconds(1800)));
+        let both = Times { deadly: seconds(3000), ..slow };
+        assert_eq!(both.last_moment(), Some(began + seconds(300)));
+        let none = Times { deadly: seconds(5000), ..slow };
+        assert_eq!(none.last_moment(), Some(began));
         let short = Times { total: Some(began + seconds(100)), ..times };
         assert_eq!(short.last_moment(), Some(began + seconds(100)));
         assert_eq!(Times { end: None, ..times }.last_moment(), None);

@@ -59,7 +59,7 @@ impl Round<'_> {
     /// What an end means that nobody has ordered.
     fn fate_of(&mut self, end: &End, generation: u64) -> Fate {
         let signal = match end {
-            End::Exited(0) => return Fate::Finished,
+            End::Exited(0) if !self.terminated => return Fate::Finished,
             End::Stopped(_) => return Fate::Requeue,
             End::Exited(status) if *status > 128 => Some(status - 128),
             End::Exited(_) | End::Lost(_) => None,
