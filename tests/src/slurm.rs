@@ -5,6 +5,7 @@
 mod config;
 mod job;
 mod keeper;
+mod together;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -18,8 +19,9 @@ use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 
 pub use config::Options;
-pub use job::{Job, Work};
+pub use job::{Job, NOTE, SHORT, Work};
 use keeper::Keeper;
+pub use together::Scenario;
 
 use crate::tools::tools;
 use crate::tree;
@@ -283,6 +285,14 @@ impl Cluster {
         wait("the controller's own records", || {
             fs::metadata(&file).and_then(|it| it.modified()).is_ok_and(|saved| saved > since)
         });
+    }
+
+    /// Whether the controller has ended that job because its time was up.
+    pub fn timed_out(&self, job: &Job<'_>) -> bool {
+        let (alone, task) = (format!("JobId={}", job.id), format!("({})", job.id));
+        let log = self.log();
+        let mut ends = log.lines().filter(|line| line.contains("Time limit exhausted"));
+        ends.any(|line| line.ends_with(&alone) || line.ends_with(&task))
     }
 
     /// What the controller has logged.

@@ -11,6 +11,14 @@ use crate::payload::interpreter_of;
 use crate::tools::tools;
 use crate::tree;
 
+/// A line of a batch script that notes when a round begins, after which step of `output`, and what
+/// Slurm says of it.
+pub const NOTE: &str = "echo \"$(date +%s) $(cat output.journal 2>/dev/null | wc -l) \
+    $(scontrol show job -o $SLURM_JOB_ID)\" >>rounds";
+
+/// One that makes its round much shorter than a minute, as the owner of a job may.
+pub const SHORT: &str = "scontrol update JobId=$SLURM_JOB_ID EndTime=now+25";
+
 /// What jobs compute: steps until they are told to finish, with an output that depends on nothing
 /// but their number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +40,7 @@ impl Work {
             Self::Script => "./steps.sh".into(),
             Self::Pipe => "./pipe.sh".into(),
             Self::Arrays => format!("{} ./arrays.py", interpreter_of("python3")),
-            Self::Memory => format!("env MIB=600 {}", Self::Arrays.command()),
+            Self::Memory => format!("env MIB=400 {}", Self::Arrays.command()),
         }
     }
 }
@@ -145,7 +153,8 @@ impl<'a> Job<'a> {
     /// Waits until its `restart`-th life has begun.
     pub fn until_life(&self, restart: u32) {
         self.until(&format!("running after restart {restart}"), |fields| {
-            fields["Restarts"] == restart.to_string() && fields["JobState"] == "RUNNING"
+            let is = fields["Restarts"].parse::<u32>().is_ok_and(|restarts| restarts >= restart);
+            is && fields["JobState"] == "RUNNING"
         });
     }
 
@@ -268,7 +277,62 @@ impl<'a> Job<'a> {
 
     /// Lets the payload with this output end.
     pub fn finish(&self, output: &str) {
-        self.write(&format!("{output}.finish"), "");
+        self.finish_with(output, "");
+    }
+
+    /// The same with an exit status.
+    pub fn finish_with(&self, output: &str, status: &str) {
+        self.write(&format!("{output}.finish"), status);
+    }
+
+    /// Goes on in so many lives, and then completes as if nothing had happened.
+    pub fn goes_through(&self, work: Work, output: &str, lives: u32) {
+        for life in 1..=lives {
+            self.until_life(life);
+        }
+        self.completes(work, output);
+        self.must_be_exact(work, output);
+        assert!(!self.cluster.timed_out(self), "job {} was over its limit", self.id);
+    }
+
+    /// Lets it end.
+    pub fn completes(&self, work: Work, output: &str) {
+        self.makes_steps(output);
+        self.finish(output);
+        self.until_state("COMPLETED");
+        self.must_be_right(work, output);
+        self.until_gone();
+    }
+
+    /// Has `ckpt-restore` go on with it, outside of Slurm.
+    ///
+    /// # Panics
+    ///
+    /// When that fails.
+    pub fn goes_on_by_hand(&self, output: &str) {
+        self.finish(output);
+        let mut restore = self.cluster.client("ckpt-restore");
+        restore.arg(self.directory()).current_dir(&self.folder);
+        said(&mut restore).unwrap_or_else(|e| panic!("job {} by hand: {e}", self.id));
+    }
+
+    /// Each round as [`NOTE`] has noted it: seconds, steps, and what Slurm said.
+    pub fn rounds(&self) -> Vec<(u64, u64, Fields)> {
+        let rounds = self.read("rounds");
+        let round = |line: &str| {
+            let mut words = line.splitn(3, ' ');
+            let (time, steps) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+            Some((time, steps, fields(words.next()?)))
+        };
+        rounds.lines().filter_map(round).collect()
+    }
+
+    /// Waits until an image is being written.
+    pub fn until_writing(&self) {
+        self.wait("a half-written image", || {
+            let entries = fs::read_dir(self.directory()).into_iter().flatten().flatten();
+            entries.map(|it| it.file_name()).any(|it| it.to_string_lossy().contains(".ckpt.tmp-"))
+        });
     }
 
     /// Its output must be that of an undisturbed run.
