@@ -10,16 +10,22 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ckpt_core::image::Directory;
-use ckpt_core::{Error, Result};
+use ckpt_core::{Error, ErrorKind, Result};
 
 use super::here::Here;
+use super::linger::linger;
 use super::record::Record;
 use super::round::Round;
 use super::together::{self, Meeting};
 use crate::backend;
 use crate::cli::{Launch, UnderSlurm, Where};
 use crate::launch::{self, Failure, With, checkpoint_directory, ordinary};
+use crate::root::End;
+use crate::signals::Signals;
 use crate::voice::Voice;
+
+/// After so many rounds without a trace of one, the directory is not what it should be.
+const HOPELESS: u32 = 3;
 
 /// Begins or continues the job; gives the exit status.
 ///
@@ -33,6 +39,11 @@ pub fn launch(args: &Launch, voice: &Voice) -> std::result::Result<u8, Failure> 
         Some(meeting) => meeting.generation.is_some(),
         None => place.goes_on(voice).map_err(ordinary)?,
     };
+    if let Some(meeting) = meeting.as_ref().filter(|_| goes_on)
+        && let Some(status) = place.finished().map_err(ordinary)?
+    {
+        return place.stay(&args.slurm, meeting, status, voice).map_err(ordinary);
+    }
     if goes_on {
         return Err(ordinary(restore(args, meeting.as_ref())));
     }
@@ -87,16 +98,22 @@ impl Place {
             return Ok(false);
         }
         if !Directory::open(&self.dir)?.images()?.is_empty() || backend::is_dmtcp_set(&self.dir) {
-            return Ok(!self.has_finished()?);
+            return Ok(self.finished()?.is_none());
+        }
+        if self.here.restarts >= HOPELESS && Record::read(&self.dir)?.is_none() {
+            let what =
+                format!("{} has lost what earlier rounds have left there", self.dir.display());
+            return Err(Error::new(ErrorKind::NotFound, what).help(
+                "name a folder with --ckptdir that all nodes share and that is kept between rounds",
+            ));
         }
         voice.warn("no round before this one has come to a checkpoint: the job begins anew");
         Ok(false)
     }
 
-    fn has_finished(&self) -> Result<bool> {
-        let record = Record::read(&self.dir)?;
-        let last = record.and_then(|record| record.rounds.into_iter().next_back());
-        Ok(last.is_some_and(|round| round.end.as_deref() == Some("finished")))
+    /// The payload's exit status, if it has ended in an earlier round.
+    fn finished(&self) -> Result<Option<u8>> {
+        Ok(Record::read(&self.dir)?.and_then(|record| record.finished()))
     }
 
     /// Moves aside what a job of the same number, or an earlier life of this one, has left.
@@ -121,6 +138,18 @@ impl Place {
             aside.display()
         ));
         Directory::create(&self.dir).map(drop)
+    }
+
+    /// Our payload has ended in an earlier round, the others' have not.
+    fn stay(self, slurm: &UnderSlurm, meeting: &Meeting, status: u8, voice: &Voice) -> Result<u8> {
+        if !self.here.leads() {
+            return Ok(status);
+        }
+        let signals = Signals::take(false)?;
+        let mut round = self.round(slurm, voice)?;
+        let others = linger(&mut round, &meeting.address, &signals, false);
+        let end = others.unwrap_or(End::Exited(status.into()));
+        Ok(round.over(&end, 0).unwrap_or(status))
     }
 
     /// Begins the round.

@@ -15,6 +15,7 @@ pub mod enter;
 pub mod fence;
 pub mod here;
 pub mod info;
+pub mod linger;
 pub mod plan;
 pub mod quote;
 pub mod record;

@@ -49,6 +49,9 @@ pub struct Round {
     /// How it ended; nothing if that was not seen: the node failed, or it runs.
     #[serde(default)]
     pub end: Option<String>,
+    /// The payload's exit status, if it has ended by itself.
+    #[serde(default)]
+    pub status: Option<u8>,
 }
 
 impl Record {
@@ -82,6 +85,11 @@ impl Record {
         let spare = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
         std::fs::write(spare.path(), text).map_err(failed)?;
         spare.persist(&path).map(drop).map_err(|e| failed(e.error))
+    }
+
+    /// The payload's exit status, if it has ended.
+    pub fn finished(&self) -> Option<u8> {
+        self.rounds.iter().find_map(|round| round.status)
     }
 
     /// Seconds that the rounds before this one have really taken.

@@ -15,6 +15,7 @@ use ckpt_core::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
 use super::here::Here;
+use super::record::Record;
 use crate::control::place::host;
 use crate::coordinator::place::Address;
 use crate::coordinator::start;
@@ -126,7 +127,12 @@ fn common(here: &Here, dir: &Path, voice: &Voice) -> Result<Option<u64>> {
     let mut common: Option<BTreeSet<u64>> = None;
     let mut all: BTreeSet<u64> = BTreeSet::new();
     for task in 0..here.tasks {
-        let found = generations(&dir.join(format!("task-{task}")), voice);
+        let dir = dir.join(format!("task-{task}"));
+        // One that has ended is in no later generation.
+        if Record::read(&dir)?.is_some_and(|record| record.finished().is_some()) {
+            continue;
+        }
+        let found = generations(&dir, voice);
         all.extend(&found);
         common = Some(match common {
             Some(before) => before.intersection(&found).copied().collect(),

@@ -52,7 +52,7 @@ impl Supervisor<'_> {
             self.signal(signal);
         }
         let (generation, in_slurm) = (self.job.generation, self.round.is_some());
-        let code = self.round.take().and_then(|round| round.over(end, generation));
+        let code = self.round.take().and_then(|round| self.leaves(round, end, generation));
         let code = code.unwrap_or(end.exit_code());
         let ended = |signal| Event::Ended { code, signal };
         match end {

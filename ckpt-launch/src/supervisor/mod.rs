@@ -154,7 +154,7 @@ impl<'a> Supervisor<'a> {
     /// Sleeps until something happens.
     fn wait(&self) -> Result<()> {
         let peer = self.peer.as_ref().and_then(Peer::due);
-        let slurm = self.round.as_ref().map(Round::due);
+        let slurm = self.round.as_ref().and_then(Round::due);
         let due = [self.due, peer, slurm].into_iter().flatten().min();
         let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
         // A duration that doesn't fit is as good as for ever.

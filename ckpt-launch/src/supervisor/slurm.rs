@@ -7,6 +7,7 @@ use super::Supervisor;
 use crate::coordinator::peer::Peer;
 use crate::coordinator::wire::Command;
 use crate::root::{End, Stop};
+use crate::slurm::linger::linger;
 use crate::slurm::round::{Round, Turn};
 use crate::tree;
 
@@ -54,6 +55,24 @@ impl Supervisor<'_> {
             peer.ask(command);
             round.failed(Error::new(ErrorKind::Busy, what));
         }
+    }
+
+    /// The end of a round; gives the exit status if it is not the payload's own. The first task stays
+    /// for those that still run.
+    pub(super) fn leaves(&self, mut round: Round<'_>, end: &End, generation: u64) -> Option<u8> {
+        let by_itself = matches!(end, End::Exited(_) | End::Killed(_));
+        if let Some(peer) = &self.peer
+            && by_itself
+            && round.leads()
+            && round.is_one_of_many()
+            && round.has_finished(end)
+        {
+            return match linger(&mut round, peer.address(), &self.signals, true) {
+                Some(others) => round.over(&others, generation),
+                None => round.over(end, generation),
+            };
+        }
+        round.over(end, generation)
     }
 
     /// The first of several launchers asks for all of them.

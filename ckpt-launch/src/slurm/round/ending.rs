@@ -29,7 +29,12 @@ impl Round<'_> {
         };
         let code = match fate {
             Fate::Finished => {
+                self.finished(end.exit_code());
                 self.close("finished", generation);
+                None
+            }
+            Fate::Follows => {
+                self.close("ended with the others", generation);
                 None
             }
             Fate::Cancelled => {
@@ -38,8 +43,10 @@ impl Round<'_> {
                 None
             }
             Fate::Requeued => {
-                self.voice
-                    .warn("Slurm has requeued the job: it goes on from its newest generation");
+                self.voice.warn(match generation {
+                    0 => "Slurm has requeued the job: it begins anew".to_owned(),
+                    n => format!("Slurm has requeued the job: it goes on from generation {n}"),
+                });
                 self.close("requeued by others", generation);
                 Some(STOPPED)
             }
@@ -49,11 +56,30 @@ impl Round<'_> {
                 let what = "there is no checkpoint to go on from";
                 Some(self.voice.fail(&Error::new(error.kind(), what).source(error)))
             }
-            Fate::Requeue if !self.here.leads() => Some(STOPPED),
+            Fate::Requeue if !self.here.leads() => {
+                self.close("stopped with the others", generation);
+                Some(STOPPED)
+            }
             Fate::Requeue => Some(self.requeue(generation)),
         };
         self.let_go();
         code
+    }
+
+    /// Whether the payload has ended by itself; if so, that is written down.
+    pub fn has_finished(&mut self, end: &End) -> bool {
+        if self.fate.is_some() || !matches!(self.fate_of(end, 0), Fate::Finished) {
+            return false;
+        }
+        self.finished(end.exit_code());
+        self.close("finished", 0);
+        true
+    }
+
+    fn finished(&mut self, status: u8) {
+        if let Some(round) = self.record.rounds.last_mut() {
+            round.status = Some(status);
+        }
     }
 
     /// What an end means that nobody has ordered.
@@ -69,6 +95,9 @@ impl Round<'_> {
         let is_slurms = is_warning || matches!(signal, Some(libc::SIGTERM | libc::SIGKILL));
         if !(self.terminated || is_slurms || self.warned.is_some()) {
             return Fate::Finished;
+        }
+        if !self.here.leads() {
+            return Fate::Follows;
         }
         match self.cause() {
             // What it died of is its own doing, or the machine's.
@@ -109,13 +138,13 @@ impl Round<'_> {
         };
         match self.requeued(left) {
             Ok(Outcome::Again) => {
-                let left = left
-                    .map(|left| format!(", {} of its total left", SlurmTime::Limit(left).hms()));
-                let what = format!(
-                    "job {} is requeued: it goes on from generation {generation}{}",
-                    self.here.job,
-                    left.unwrap_or_default()
-                );
+                let mut what = format!("job {} is requeued", self.here.job);
+                if generation > 0 {
+                    what += &format!(": it goes on from generation {generation}");
+                }
+                if let Some(left) = left {
+                    what += &format!(", {} of its total left", SlurmTime::Limit(left).hms());
+                }
                 self.voice.say(&Event::Chosen { what: what.clone() }, what);
                 self.close("requeued", generation);
                 STOPPED

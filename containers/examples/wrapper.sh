@@ -1,0 +1,20 @@
+#!/bin/bash
+# wrapper.sh COMMAND [ARGUMENT...]: in the container, begins COMMAND under a coordinator of its own, or
+# goes on from its newest checkpoint. A checkpoint is taken every 300 seconds, or $INTERVAL, and when
+# main.sh asks for one.
+
+set -u
+# shellcheck source-path=SCRIPTDIR
+. ./cr_env.sh
+
+export DMTCP_CHECKPOINT_DIR=${DMTCP_CHECKPOINT_DIR:-$PWD/ckpt.${SLURM_JOB_ID:-local}}
+restart=$DMTCP_CHECKPOINT_DIR/dmtcp_restart_script.sh
+
+mkdir -p "$DMTCP_CHECKPOINT_DIR" || exit
+start_coordinator --interval "${INTERVAL:-300}" || exit
+
+# A job that was requeued before its first checkpoint begins once more.
+if (($(restart_count) > 0)) && [[ -x $restart ]]; then
+    exec "$restart" -h "$DMTCP_COORD_HOST" -p "$DMTCP_COORD_PORT"
+fi
+exec dmtcp_launch --join-coordinator "$@"
