@@ -187,7 +187,18 @@ impl Cluster {
 
     /// One of Slurm's commands, given by the ordinary user.
     pub fn client(&self, program: &str) -> Command {
-        let mut command = self.user.command(Path::new(program));
+        self.furnished(self.user.command(Path::new(program)))
+    }
+
+    /// The same with the groups that a login gives.
+    fn as_if_logged_in(&self, program: &str) -> Command {
+        let mut command = Command::new("setpriv");
+        let user = &self.user.name;
+        command.args(["--reuid", user, "--regid", user, "--init-groups", program]).env_clear();
+        self.furnished(command)
+    }
+
+    fn furnished(&self, mut command: Command) -> Command {
         let path = format!("{}:/usr/local/bin:/usr/bin:/bin", tools().folder.display());
         command.env("PATH", path).env("SLURM_CONF", self.config()).env("HOME", self.folder(""));
         command.current_dir(self.folder("")).stdin(Stdio::null());
@@ -208,6 +219,10 @@ impl Cluster {
     /// All jobs; none while the controller does not answer. Many scenarios look at the same time.
     fn jobs(&self) -> Option<BTreeMap<u32, Fields>> {
         const YOUNG: Duration = Duration::from_millis(300);
+        // Its commands take their time to say that it is away.
+        if !lock(&self.daemons).contains_key("slurmctld") {
+            return None;
+        }
         let mut seen = lock(&self.seen);
         if seen.as_ref().is_none_or(|(when, _)| when.elapsed() > YOUNG) {
             let text = self.scontrol(&["show", "job", "-o"]).ok()?;

@@ -93,7 +93,7 @@ fn a_small_total(cluster: &Cluster) {
 
 /// It is saved and not requeued; a person may go on with it.
 fn a_total_that_is_used_up(cluster: &Cluster) {
-    let lines = "exec ckpt-launch --slurm -i 0 --total 20 -- ./steps.sh output";
+    let lines = "exec ckpt-launch --slurm -i 0 --total 0:20 -- ./steps.sh output";
     let job = cluster.submit("used-up", &["-t 5"], lines);
     job.until_state("FAILED");
     assert_eq!((job.field("ExitCode"), job.restarts()), ("85:0".into(), 0));
@@ -162,7 +162,7 @@ fn a_step_is_warned(cluster: &Cluster) {
 fn done_when_warned(cluster: &Cluster, exec: &str) {
     let launch = format!("{exec} ckpt-launch --slurm -- ./steps.sh output");
     let job = cluster.submit(&format!("done-{exec}"), &["-t 2", "--signal=B:USR1@100"], &launch);
-    job.until("a warning", |_| is_warned(cluster, &job));
+    job.waits_for("a warning", || is_warned(cluster, &job));
     job.completes(Work::Script, "output");
     assert_eq!((job.restarts(), job.field("ExitCode")), (0, "0:0".into()));
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// What a test may want otherwise.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Nodes `n1`, `n2`, … All of them are this host, with eight processors each.
+    /// Nodes `n1`, `n2`, … All of them are this host, with sixteen processors each.
     pub nodes: usize,
     /// Seconds between a preemption and its end.
     pub grace: u32,
@@ -102,7 +102,7 @@ PartitionName=preempt Nodes=ALL MaxTime=60 PriorityTier=1 PreemptMode=REQUEUE Gr
     );
     for (number, port) in ports.iter().enumerate().skip(1).take(nodes) {
         text += &format!(
-            "NodeName=n{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=8 \
+            "NodeName=n{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=16 \
              RealMemory=8000\n"
         );
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::SystemTime;
 
 use super::{Cluster, Fields, said, wait};
@@ -117,14 +118,18 @@ impl<'a> Job<'a> {
     ///
     /// When the job has ended in another way.
     pub fn until(&self, what: &str, it: impl Fn(&Fields) -> bool) {
-        self.wait(what, || {
+        self.waits_for(what, || {
             let fields = self.fields();
             !fields.is_empty() && it(&fields)
         });
     }
 
-    /// Waits as long as the job may still do something.
-    fn wait(&self, what: &str, it: impl Fn() -> bool) {
+    /// Waits as long as the job may still do something, whether the controller answers or not.
+    ///
+    /// # Panics
+    ///
+    /// When it has ended before.
+    pub fn waits_for(&self, what: &str, it: impl Fn() -> bool) {
         let mut over = 0;
         wait(&format!("job {}: {what}", self.id), || {
             if it() {
@@ -253,24 +258,24 @@ impl<'a> Job<'a> {
         wait(&format!("the end of job {}'s processes", self.id), || self.processes().is_empty());
     }
 
-    /// How many steps the payload with this output has begun to note down.
+    /// How many steps the payload with this output has made in the life in which it came furthest.
     pub fn steps(&self, output: &str) -> u64 {
         let journal = self.read(&format!("{output}.journal"));
-        journal.lines().next_back().and_then(|line| line.parse().ok()).unwrap_or(0)
+        journal.lines().filter_map(|line| line.parse().ok()).max().unwrap_or(0)
     }
 
     /// Waits for such a step.
     pub fn until_step(&self, output: &str, step: u64) {
-        self.wait(&format!("step {step} of {output}"), || self.steps(output) >= step);
+        self.waits_for(&format!("step {step} of {output}"), || self.steps(output) >= step);
     }
 
     /// Waits for an image that is complete, besides these.
     pub fn until_image(&self, besides: &[PathBuf]) {
         let new = |image: &PathBuf| !besides.contains(image);
-        self.wait("an image", || self.images().iter().any(new));
+        self.waits_for("an image", || self.images().iter().any(new));
     }
 
-    /// Waits until it has made some more steps than now.
+    /// Waits until it has made some more steps than ever.
     pub fn makes_steps(&self, output: &str) {
         self.until_step(output, self.steps(output) + 5);
     }
@@ -301,7 +306,19 @@ impl<'a> Job<'a> {
         self.finish(output);
         self.until_state("COMPLETED");
         self.must_be_right(work, output);
+        self.must_have_lived_singly(output);
         self.until_gone();
+    }
+
+    /// At no time has more than one incarnation made steps: each time, one has gone back to where a
+    /// checkpoint was.
+    fn must_have_lived_singly(&self, output: &str) {
+        let journal = self.read(&format!("{output}.journal"));
+        let steps: Vec<u64> = journal.lines().filter_map(|line| line.parse().ok()).collect();
+        let back = steps.windows(2).filter(|pair| pair[1] != pair[0] + 1);
+        let back: Vec<u64> = back.flatten().copied().collect();
+        let lives = self.restarts() as usize;
+        assert!(back.len() <= 2 * lives, "job {} went back in {lives} restarts: {back:?}", self.id);
     }
 
     /// Has `ckpt-restore` go on with it, outside of Slurm.
@@ -310,10 +327,18 @@ impl<'a> Job<'a> {
     ///
     /// When that fails.
     pub fn goes_on_by_hand(&self, output: &str) {
-        self.finish(output);
-        let mut restore = self.cluster.client("ckpt-restore");
+        // With the groups of somebody who has logged in, which are those that Slurm gives a job.
+        let mut restore = self.cluster.as_if_logged_in("ckpt-restore");
         restore.arg(self.directory()).current_dir(&self.folder);
-        said(&mut restore).unwrap_or_else(|e| panic!("job {} by hand: {e}", self.id));
+        let wanted = self.steps(output) + 5;
+        thread::scope(|scope| {
+            let restored = scope.spawn(|| said(&mut restore));
+            let goes_on = || self.steps(output) >= wanted || restored.is_finished();
+            wait(&format!("steps of job {} by hand", self.id), goes_on);
+            self.finish(output);
+            let end = restored.join().expect("it does not panic");
+            end.unwrap_or_else(|e| panic!("job {} by hand: {e}", self.id));
+        });
     }
 
     /// Each round as [`NOTE`] has noted it: seconds, steps, and what Slurm said.
@@ -329,7 +354,7 @@ impl<'a> Job<'a> {
 
     /// Waits until an image is being written.
     pub fn until_writing(&self) {
-        self.wait("a half-written image", || {
+        self.waits_for("a half-written image", || {
             let entries = fs::read_dir(self.directory()).into_iter().flatten().flatten();
             entries.map(|it| it.file_name()).any(|it| it.to_string_lossy().contains(".ckpt.tmp-"))
         });
