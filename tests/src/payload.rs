@@ -112,7 +112,7 @@ impl Payload {
     }
 }
 
-fn interpreter_of(name: &str) -> String {
+pub(crate) fn interpreter_of(name: &str) -> String {
     let found = match name {
         // The python3 of PATH may be one that lacks numpy, or is in somebody's home.
         "python3" => python().to_owned(),

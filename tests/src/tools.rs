@@ -27,6 +27,7 @@ const NAMES: [(&str, &str); 5] = [
 
 /// Scripts that are used as they are, in a folder beside the payloads.
 const SITE: &str = "site";
+const SLURM: &str = "slurm";
 
 /// Where everything is.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub struct Tools {
     pub payloads: PathBuf,
     /// The scripts of a computing centre.
     pub site: PathBuf,
+    /// What Slurm jobs compute.
+    pub slurm: PathBuf,
     /// The folder of it all; DMTCP's names are there, too.
     pub folder: PathBuf,
 }
@@ -89,13 +92,15 @@ fn gather() -> Tools {
         preload: folder.join(PRELOAD),
         payloads: folder.join("payloads"),
         site: folder.join(SITE),
+        slurm: folder.join(SLURM),
         folder,
     }
 }
 
 fn make(built: &Path, sources: &Path, folder: &Path) {
-    let (payloads, site) = (folder.join("payloads"), folder.join(SITE));
-    for path in [&payloads, &site] {
+    let payloads = folder.join("payloads");
+    let scripts = [SITE, SLURM].map(|name| (sources.join(name), folder.join(name)));
+    for path in [&payloads, &scripts[0].1, &scripts[1].1] {
         fs::create_dir_all(path).expect("the folder can be made");
     }
     for name in BINARIES.iter().chain(&[PRELOAD]) {
@@ -111,11 +116,13 @@ fn make(built: &Path, sources: &Path, folder: &Path) {
     for payload in ALL {
         payload.build(sources, &payloads);
     }
-    for script in files(&sources.join(SITE)) {
-        let name = script.file_name().expect("it is a file");
-        fs::copy(&script, site.join(name)).expect("scripts can be copied");
+    for (from, to) in &scripts {
+        for script in files(from) {
+            let name = script.file_name().expect("it is a file");
+            fs::copy(&script, to.join(name)).expect("scripts can be copied");
+        }
     }
-    for path in [folder, &payloads, &site] {
+    for path in [folder, &payloads, &scripts[0].1, &scripts[1].1] {
         let open = fs::Permissions::from_mode(0o755);
         fs::set_permissions(path, open).expect("the folder is ours");
     }
@@ -131,7 +138,7 @@ fn fingerprint(built: &Path, sources: &Path) -> u64 {
     let mut files: Vec<PathBuf> = BINARIES.iter().map(|name| built.join(name)).collect();
     files.extend(Some(built.join(PRELOAD)).filter(|path| path.exists()));
     files.extend(self::files(sources));
-    files.extend(self::files(&sources.join(SITE)));
+    files.extend([SITE, SLURM].iter().flat_map(|name| self::files(&sources.join(name))));
     files.sort();
     let mut hasher = DefaultHasher::new();
     for file in files {

@@ -48,11 +48,15 @@ pub fn tagged(tag: &str) -> Vec<i32> {
     let has = |pid: &i32| {
         *pid != own
             && stat(*pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
-            && fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
-                environment.split(|&b| b == 0).any(|variable| variable == tag.as_bytes())
-            })
+            && has_variable(*pid, tag)
     };
     processes().into_iter().filter(has).collect()
+}
+
+/// Whether a process has this, as `NAME=VALUE`, in its environment.
+pub fn has_variable(pid: i32, variable: &str) -> bool {
+    fs::read(format!("/proc/{pid}/environ"))
+        .is_ok_and(|environment| environment.split(|&b| b == 0).any(|it| it == variable.as_bytes()))
 }
 
 /// All living processes whose current folder is `folder` or below it.

@@ -35,6 +35,13 @@ const NEEDS: &[Need] = &[
         check: "podman --version && runc --version && newuidmap 2>&1 | grep -q usage",
         packages: &["podman", "runc", "uidmap", "fuse-overlayfs", "tar"],
     },
+    Need {
+        what: "Slurm",
+        // Its other commands want a configuration before they say anything.
+        check: "slurmctld -V && slurmd -V && munged --version && \
+                command -v sbatch && command -v srun",
+        packages: &["slurmctld", "slurmd", "slurm-client", "munge"],
+    },
 ];
 
 fn there(check: &str) -> bool {
