@@ -54,7 +54,7 @@ pub fn unhandled(pid: i32, signals: &[i32]) -> Result<Vec<i32>> {
 }
 
 impl Deferred {
-    /// Holds back those of `signals` that process `pid`, of one thread, neither handles nor ignores.
+    /// Holds back those of `signals` that process `pid` neither handles nor ignores, in all its threads.
     /// Called when it waits for one of its children, or is about to.
     ///
     /// # Errors
@@ -73,7 +73,27 @@ impl Deferred {
         };
         let held = unhandled(pid, signals)?.into_iter().fold(0, |mask, signal| mask | bit(signal));
         change(&stopped, |mask| mask | held)?;
-        Ok(Self { pid, held })
+        drop(stopped);
+        let mut this = Self { pid, held };
+        this.renew()?;
+        Ok(this)
+    }
+
+    /// Holds them back again where the process has put back a mask of its own, as some shells do; true
+    /// if it had.
+    ///
+    /// # Errors
+    ///
+    /// It is gone, or cannot be traced any more.
+    pub fn renew(&mut self) -> Result<bool> {
+        let mut lost = false;
+        for tid in proc::tasks(self.pid)? {
+            if mask(tid, "SigBlk")? & self.held != self.held {
+                change(&stop(tid)?, |mask| mask | self.held)?;
+                lost = true;
+            }
+        }
+        Ok(lost)
     }
 
     /// The signals that are held back.
@@ -114,7 +134,12 @@ impl Deferred {
             change(&stopped, |mask| mask & !bit(signal))?;
             stopped = without(stopped, signal, deadline)?;
         }
-        change(&stopped, |mask| mask & !held)
+        change(&stopped, |mask| mask & !held)?;
+        drop(stopped);
+        for tid in proc::tasks(self.pid)?.into_iter().filter(|&tid| tid != self.pid) {
+            change(&stop(tid)?, |mask| mask & !held)?;
+        }
+        Ok(())
     }
 }
 
@@ -248,6 +273,47 @@ mod tests {
             assert_eq!(said, "");
             assert!(died == libc::SIGTERM || drop_it && died == libc::SIGUSR1, "{died}");
         }
+    }
+
+    /// A thread and a mask of its own, put back on request: `python3 -c` waits for `cat`.
+    #[test]
+    fn threads_and_masks_that_are_put_back() {
+        let script = "import signal, subprocess, sys, threading\n\
+                      threading.Thread(target=threading.Event().wait, daemon=True).start()\n\
+                      for _ in range(2):\n    \
+                          print('waits', flush=True)\n    \
+                          subprocess.call(['head', '-n1'], stdout=subprocess.DEVNULL)\n    \
+                          signal.pthread_sigmask(signal.SIG_SETMASK, [])\n\
+                      sys.exit(3)\n";
+        let mut python = Command::new("/usr/bin/python3");
+        python.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut python = python.spawn().unwrap();
+        let pid = python.id().cast_signed();
+        let mut lines = BufReader::new(python.stdout.take().unwrap()).lines();
+        let mut waits = || {
+            assert_eq!(lines.next().unwrap().unwrap(), "waits");
+            while proc::children(pid).is_empty() {
+                std::thread::yield_now();
+            }
+        };
+        waits();
+        let signals = [libc::SIGUSR1, libc::SIGTERM];
+        let mut deferred = Deferred::begin(pid, &signals).unwrap();
+        assert!(!deferred.renew().unwrap());
+        send(&python, libc::SIGUSR1);
+        deferred.end(&signals).unwrap();
+        let mut deferred = Deferred::begin(pid, &signals).unwrap();
+        python.stdin.as_mut().unwrap().write_all(b"1\n").unwrap();
+        waits();
+        // While it makes a process, it blocks all for a moment.
+        while !deferred.renew().unwrap() {
+            std::thread::yield_now();
+        }
+        send(&python, libc::SIGTERM);
+        assert_eq!(deferred.arrived().unwrap(), [libc::SIGTERM]);
+        deferred.end(&signals).unwrap();
+        python.stdin.as_mut().unwrap().write_all(b"1\n").unwrap();
+        assert_eq!(python.wait().unwrap().code(), Some(3));
     }
 
     #[test]

@@ -69,14 +69,17 @@ pub fn launch<'a>(
     args: &Launch,
     with: &With,
     voice: &'a Voice,
-    round: Option<Round<'a>>,
+    round: Option<(Round<'a>, Signals)>,
 ) -> Result<u8, Failure> {
     let dir = checkpoint_directory(&args.place.directory()).map_err(ordinary)?;
     let [program, ..] = args.command.as_slice() else {
         return Err(ordinary(Error::new(ErrorKind::Usage, "there is no COMMAND")));
     };
     let preload = args.preload.as_ref().map(preload).transpose().map_err(ordinary)?;
-    let signals = Signals::take(false).map_err(ordinary)?;
+    let (round, signals) = match round {
+        Some((round, signals)) => (Some(round), signals),
+        None => (None, Signals::take(false).map_err(ordinary)?),
+    };
     become_subreaper().map_err(ordinary)?;
 
     let id = JobId::random();

@@ -105,6 +105,14 @@ impl AsFd for Signals {
     }
 }
 
+/// Whether a signal that we hold back has come.
+pub fn is_pending(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
+}
+
 /// The name of a signal, "SIGTERM" or "signal 42".
 pub fn name(number: i32) -> String {
     nix::sys::signal::Signal::try_from(number)

@@ -166,6 +166,36 @@ fn killed_without_a_checkpoint() {
     led.thread.join().unwrap();
 }
 
+/// A generation of some of them would push out the one that all have.
+#[test]
+fn none_is_missing() {
+    let led = led(Options { peers: 2, ..Options::default() });
+    let dir = tempfile::tempdir().unwrap();
+    let job = led.launch(dir.path());
+    let why = |command| led.ask(command).failure.expect("a reason").message;
+    assert_eq!(why(Command::CheckpointAndWait), "1 of 2 launchers have joined");
+    let mut other = led.pretender();
+    assert!(led.ask(Command::Status).running);
+    drop(other);
+    let deadline = Instant::now() + PATIENCE;
+    while led.ask(Command::Status).processes > 1 && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    assert!(why(Command::CheckpointAndKill).contains("elsewhere has vanished"));
+    assert_eq!(images(dir.path()).len(), 0);
+    // One that has ended in order is not missed.
+    other = led.pretender();
+    other.channel.send(&Up::Leave).unwrap();
+    drop(other);
+    while !led.ask(Command::CheckpointAndWait).done && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    assert_eq!(images(dir.path()).len(), 1);
+    led.ask(Command::Kill);
+    assert_eq!(job.end().0, Some(86));
+    led.end();
+}
+
 #[test]
 fn nothing_runs() {
     let led = led(Options::default());

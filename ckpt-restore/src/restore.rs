@@ -7,7 +7,7 @@
 use ckpt_core::job::Job;
 use ckpt_core::rebuild::{self, Rebuilt};
 use ckpt_core::{Error, ErrorKind, Result};
-use ckpt_launch::cli::JoinAt;
+use ckpt_launch::cli::{self, JoinAt};
 use ckpt_launch::control::environment;
 use ckpt_launch::control::place::{Ownership, Place};
 use ckpt_launch::control::protocol::{Event, Last};
@@ -17,8 +17,9 @@ use ckpt_launch::engine::Engine;
 use ckpt_launch::launch::With;
 use ckpt_launch::root::Root;
 use ckpt_launch::signals::Signals;
-use ckpt_launch::slurm::enter::Place as SlurmPlace;
-use ckpt_launch::slurm::round::Round;
+use ckpt_launch::slurm::enter;
+use ckpt_launch::slurm::here::Here;
+use ckpt_launch::slurm::round::{Round, Start};
 use ckpt_launch::supervisor::{Begun, Supervisor};
 use ckpt_launch::voice::{Relay, Voice};
 use ckpt_launch::{images, launch, words};
@@ -40,11 +41,14 @@ pub fn run(args: &Restore) -> u8 {
 
 /// Goes on with a Slurm job, from what is in its own directory.
 fn in_slurm(args: &Restore, with: &With, voice: &Voice) -> Result<u8> {
-    let place = SlurmPlace::find(&args.place)?;
-    let mut args = args.clone();
-    args.place.ckptdir = Some(place.dir().to_path_buf());
-    let round = place.round(&args.slurm, voice)?;
-    restore(&args, with, voice, Some(round))
+    let here = Here::find(&|name| std::env::var_os(name))?;
+    let dir = cli::absolute(&args.place.directory())?;
+    let total = args.slurm.total.unwrap_or_default();
+    let start = Start { here, dir, fence: None, command: None, info: None, total };
+    // From here on they are held back, so that none ends us while we wait.
+    let _early = Signals::take(true)?;
+    let round = enter::begin(start, voice)?;
+    restore(args, with, voice, Some(round))
 }
 
 /// Brings it back, with a coordinator, under DMTCP's names or as a round of a Slurm job; gives the

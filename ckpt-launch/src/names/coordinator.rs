@@ -29,9 +29,10 @@ use crate::words::unix_now;
 pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     let mut args: Vec<OsString> = args.into_iter().collect();
     let listener = inherited(&mut args);
+    let peers = ours(&mut args, "--peers").and_then(|number| number.parse().ok()).unwrap_or(0);
     match options::coordinator(args, &lookup) {
         Ok(Parsed::Run(options)) => {
-            let done = listener.and_then(|listener| serve(&options, listener));
+            let done = listener.and_then(|listener| serve(&options, listener, peers));
             done.map_or_else(|error| fail(Program::Coordinator, &error), |()| 0)
         }
         Ok(Parsed::Version) => say(&words::version(Program::Coordinator), 0),
@@ -40,18 +41,25 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
+/// The value of an option that DMTCP does not have, and that only launchers give.
+fn ours(args: &mut Vec<OsString>, name: &str) -> Option<String> {
+    let at = args.iter().position(|arg| arg == name)?;
+    let value = args.get(at + 1).and_then(|value| value.to_str()).unwrap_or_default().to_owned();
+    args.drain(at..(at + 2).min(args.len()));
+    Some(value)
+}
+
 /// The listener that a launcher hands on: `--listen-fd N`.
 fn inherited(args: &mut Vec<OsString>) -> Result<Option<TcpListener>> {
-    let Some(at) = args.iter().position(|arg| arg == "--listen-fd") else { return Ok(None) };
-    let number = args.get(at + 1).and_then(|number| number.to_str()?.parse().ok());
-    args.drain(at..(at + 2).min(args.len()));
+    let Some(number) = ours(args, "--listen-fd") else { return Ok(None) };
+    let number = number.parse().ok();
     let what = "--listen-fd is for launchers that start a coordinator";
     let number = number.ok_or_else(|| Error::new(ErrorKind::Usage, what))?;
     let fd = os::take_over(number).map_err(|e| Error::new(ErrorKind::Usage, what).source(e))?;
     Ok(Some(TcpListener::from(fd)))
 }
 
-fn serve(options: &CoordinatorOptions, listener: Option<TcpListener>) -> Result<()> {
+fn serve(options: &CoordinatorOptions, listener: Option<TcpListener>, peers: usize) -> Result<()> {
     let common = &options.common;
     let voice = voice(Program::Coordinator, common.quiet);
     warn_of(&common.ignored, &voice);
@@ -64,6 +72,7 @@ fn serve(options: &CoordinatorOptions, listener: Option<TcpListener>) -> Result<
         timeout: options.timeout,
         stale_timeout: options.stale_timeout,
         secret: secret::path(common.secret_file.as_deref()),
+        peers,
     };
     let dir = common.ckptdir.clone().unwrap_or_else(|| PathBuf::from("."));
     let dir = crate::launch::checkpoint_directory(&dir)?;

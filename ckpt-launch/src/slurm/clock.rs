@@ -36,11 +36,12 @@ pub struct Times {
 }
 
 impl Times {
-    /// When the last checkpoint begins. The first half of a round is always the job's: else one that
-    /// needs longer for a checkpoint than it has would never come on.
+    /// When the last checkpoint begins. A part of each round is always the job's, half of it where no
+    /// warning is deadly: else one that needs longer for a checkpoint than it has would never come on.
     pub fn last_moment(&self) -> Option<Instant> {
         let by_end = self.end.map(|end| {
-            let end = end.checked_sub(self.deadly).unwrap_or(self.began).max(self.began);
+            let quarter = self.began + end.saturating_duration_since(self.began) / 4;
+            let end = end.checked_sub(self.deadly).map_or(quarter, |end| end.max(quarter));
             let half = self.began + (end - self.began) / 2;
             end.checked_sub(self.lead).map_or(half, |moment| moment.max(half))
         });
@@ -106,9 +107,9 @@ mod tests {
         let slow = Times { lead: seconds(5000), ..times };
         assert_eq!(slow.last_moment(), Some(began + seconds(1800)));
         let both = Times { deadly: seconds(3000), ..slow };
-        assert_eq!(both.last_moment(), Some(began + seconds(300)));
+        assert_eq!(both.last_moment(), Some(began + seconds(450)));
         let none = Times { deadly: seconds(5000), ..slow };
-        assert_eq!(none.last_moment(), Some(began));
+        assert_eq!(none.last_moment(), Some(began + seconds(450)));
         let short = Times { total: Some(began + seconds(100)), ..times };
         assert_eq!(short.last_moment(), Some(began + seconds(100)));
         assert_eq!(Times { end: None, ..times }.last_moment(), None);

@@ -8,7 +8,6 @@
 //! the new one waits for it, so that the old one has ended before it begins.
 
 use std::fs::{File, TryLockError};
-use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -20,12 +19,17 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::control::place::host;
+use crate::signals;
 
 /// How often an incarnation looks whether it is still the newest.
 pub const LOOK: Duration = Duration::from_secs(5);
 /// How long a new one waits for the old one's end: several looks, on a file system that is slow to
 /// tell hosts of each other.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+const MOMENT: Duration = Duration::from_millis(200);
+/// How long whoever has the lock may take to say who it is.
+const WORD: Duration = Duration::from_secs(2);
 
 /// Which incarnation has the directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,29 +51,41 @@ pub struct Fence {
 
 impl Fence {
     /// Claims the directory for the incarnation after `restarts` requeues, and waits until the one
-    /// before has ended. `waiting` is told whose end is waited for.
+    /// before has ended; `waiting` is told whose end that is. Nothing if another command of the same
+    /// round has it.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Busy`]: a newer incarnation has it, or the older one does not end.
-    pub fn claim(dir: &Path, restarts: u32, waiting: &mut dyn FnMut(&Claim)) -> Result<Self> {
+    /// [`ErrorKind::Busy`]: a newer incarnation has it, the older one does not end, or the job is ended
+    /// meanwhile.
+    pub fn claim(
+        dir: &Path,
+        restarts: u32,
+        waiting: &mut dyn FnMut(&Claim),
+    ) -> Result<Option<Self>> {
         let path = dir.join("fence");
         let fail = |e| Error::os(format!("cannot write {}", path.display()), e);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR);
-        let mut file = File::from(file.map_err(|e| fail(e.into()))?);
-        let before = read(&file);
-        if let Some(newer) = before.as_ref().filter(|before| before.restarts > restarts) {
-            return Err(superseded(newer));
+        let file = File::from(file.map_err(|e| fail(e.into()))?);
+        let is_held = is_held(&file);
+        let before = if is_held { held_by(&file) } else { read(&file) };
+        match before.as_ref().map(|before| before.restarts) {
+            Some(newer) if newer > restarts => {
+                return before.map_or(Ok(None), |newer| Err(superseded(&newer)));
+            }
+            Some(same) if is_held && same == restarts => return Ok(None),
+            // Whoever holds it has not said yet who it is: one that came a moment before.
+            None if is_held => return Ok(None),
+            _ => {}
         }
         let claim = Claim { restarts, incarnation: JobId::random().to_string(), host: host() };
         let text = serde_json::to_vec(&claim).unwrap_or_default();
         // Never empty in between: whoever reads half of it reads once more.
         file.write_all_at(&text, 0).map_err(fail)?;
-        file.set_len(text.len() as u64).map_err(fail)?;
-        file.flush().and_then(|()| file.sync_data()).map_err(fail)?;
-        wait(&file, before.as_ref(), waiting)?;
-        Ok(Self { file, claim })
+        file.set_len(text.len() as u64).and_then(|()| file.sync_data()).map_err(fail)?;
+        wait(&file, before.as_ref().filter(|before| before.restarts < restarts), waiting)?;
+        Ok(Some(Self { file, claim }))
     }
 
     /// Our claim.
@@ -127,6 +143,30 @@ fn read(file: &File) -> Option<Claim> {
     serde_json::from_slice(&bytes[..got]).ok()
 }
 
+/// Whether somebody else has the lock; else we have it. A process that is just being made may have
+/// copies of others' descriptors for a moment.
+fn is_held(file: &File) -> bool {
+    let deadline = Instant::now() + MOMENT;
+    while matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+        if Instant::now() >= deadline {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    false
+}
+
+/// Who holds it, as soon as that is written.
+fn held_by(file: &File) -> Option<Claim> {
+    let deadline = Instant::now() + WORD;
+    loop {
+        match read(file) {
+            None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
+            claim => return claim,
+        }
+    }
+}
+
 /// Takes the lock; whoever has it looks at the file, and lets go.
 fn wait(file: &File, before: Option<&Claim>, waiting: &mut dyn FnMut(&Claim)) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
@@ -134,6 +174,10 @@ fn wait(file: &File, before: Option<&Claim>, waiting: &mut dyn FnMut(&Claim)) ->
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if signals::is_pending(libc::SIGTERM) => {
+                let what = "Slurm has ended the job before the incarnation before has ended";
+                return Err(Error::new(ErrorKind::Busy, what));
+            }
             Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
                 if let Some(before) = before.filter(|_| !std::mem::replace(&mut told, true)) {
                     waiting(before);
@@ -167,13 +211,15 @@ mod tests {
     #[test]
     fn the_newer_has_it() {
         let dir = tempfile::tempdir().unwrap();
-        let old = Fence::claim(dir.path(), 1, &mut |_| panic!("nobody was there")).unwrap();
+        let old =
+            Fence::claim(dir.path(), 1, &mut |_| panic!("nobody was there")).unwrap().unwrap();
+        assert!(Fence::claim(dir.path(), 1, &mut |_| ()).unwrap().is_none(), "another command");
         old.check().unwrap();
         let new = std::thread::scope(|scope| {
             let newer = scope.spawn(|| {
                 let mut whose = None;
                 let fence = Fence::claim(dir.path(), 2, &mut |it| whose = Some(it.restarts));
-                (fence.unwrap(), whose)
+                (fence.unwrap().unwrap(), whose)
             });
             while old.check().is_ok() {
                 std::thread::yield_now();
@@ -194,6 +240,6 @@ mod tests {
         assert_eq!(late.kind(), ErrorKind::Busy);
         drop(new);
         // The same round once more, when the first try has ended.
-        Fence::claim(dir.path(), 2, &mut |_| ()).unwrap().check().unwrap();
+        Fence::claim(dir.path(), 2, &mut |_| ()).unwrap().unwrap().check().unwrap();
     }
 }

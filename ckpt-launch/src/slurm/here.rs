@@ -12,6 +12,9 @@ use crate::tree;
 pub struct Here {
     /// The job's number; of an array's job its own, not the array's.
     pub job: String,
+    /// What slurmctld knows it by: one of an array's jobs has the array's number, which alone would
+    /// mean all of them.
+    pub name: String,
     /// How often it was requeued: 0 in the first round.
     pub restarts: u32,
     /// Our number among the tasks of a step.
@@ -46,9 +49,12 @@ impl Here {
         })?;
         let in_step = text("SLURM_STEP_ID").is_some();
         let tasks = if in_step { number("SLURM_STEP_NUM_TASKS").unwrap_or(1) } else { 1 };
+        let array = text("SLURM_ARRAY_JOB_ID").zip(text("SLURM_ARRAY_TASK_ID"));
+        let name = array.map_or_else(|| job.clone(), |(array, task)| format!("{array}_{task}"));
         let first = text("SLURM_TASK_PID").and_then(|pid| pid.parse::<i32>().ok());
         Ok(Self {
             job,
+            name,
             restarts: number("SLURM_RESTART_COUNT").unwrap_or(0),
             task: if in_step { number("SLURM_PROCID").unwrap_or(0) } else { 0 },
             tasks,
@@ -110,6 +116,10 @@ mod tests {
         let found = here(&step).unwrap();
         assert_eq!((found.restarts, found.task, found.tasks), (3, 2, 4));
         assert!(!found.leads() && found.is_one_of_many());
+        let array =
+            [("SLURM_JOB_ID", "79"), ("SLURM_ARRAY_JOB_ID", "79"), ("SLURM_ARRAY_TASK_ID", "3")];
+        let found = here(&array).unwrap();
+        assert_eq!((found.job.as_str(), found.name.as_str()), ("79", "79_3"));
         for bad in ["", "x", "1_2"] {
             assert!(here(&[("SLURM_JOB_ID", bad)]).is_err(), "{bad}");
         }

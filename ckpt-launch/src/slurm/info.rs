@@ -21,6 +21,8 @@ pub struct Info {
     pub start: Option<u64>,
     /// Seconds since 1970 at which its time is up.
     pub end: Option<u64>,
+    /// It is being preempted: its time of grace has begun.
+    pub preempted: bool,
     /// Where it runs.
     pub partition: String,
     /// Its comment, if it has one.
@@ -30,6 +32,8 @@ pub struct Info {
 impl Info {
     /// Reads a line of `scontrol show job -o`, written with `TZ=UTC`; nothing if it is none.
     pub fn parse(line: &str) -> Option<Self> {
+        // A job's name may hold anything, too.
+        let line = &line[line.find(" UserId=").filter(|_| line.starts_with("JobId="))?..];
         let value = |key: &str| {
             let at = line.find(&format!(" {key}="))? + key.len() + 2;
             line[at..].split_ascii_whitespace().next()
@@ -42,11 +46,13 @@ impl Info {
             state: value("JobState")?.to_owned(),
             reason: value("Reason").unwrap_or_default().to_owned(),
             restarts: value("Restarts")?.parse().ok()?,
-            requeue: value("Requeue") == Some("1"),
+            // What salloc has started cannot be started again.
+            requeue: value("Requeue") == Some("1") && value("BatchFlag") != Some("0"),
             limit: time("TimeLimit"),
             least: time("TimeMin"),
             start: value("StartTime").and_then(seconds_since_1970),
             end: value("EndTime").and_then(seconds_since_1970),
+            preempted: value("PreemptTime").is_some_and(|time| time != "None"),
             partition: value("Partition").unwrap_or_default().to_owned(),
             comment: comment.filter(|text| !text.is_empty() && *text != "(null)").map(Into::into),
         })
@@ -81,10 +87,10 @@ fn seconds_since_1970(text: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const LINE: &str = "JobId=8 JobName=rq UserId=u(1001) GroupId=u(1001) MCS_label=N/A \
+    const LINE: &str = "JobId=8 JobName=a JobState=PENDING b UserId=u(1001) GroupId=u(1001) MCS_label=N/A \
         JobState=COMPLETING Reason=TimeLimit Dependency=(null) Requeue=1 Restarts=2 BatchFlag=1 \
         RunTime=00:00:00 TimeLimit=1-00:07:00 TimeMin=N/A SubmitTime=2026-11-24T22:17:58 \
-        StartTime=2026-11-24T22:18:00 EndTime=2026-11-24T22:25:00 Deadline=N/A Partition=debug \
+        StartTime=2026-11-24T22:18:00 EndTime=2026-11-24T22:25:00 Deadline=N/A PreemptTime=None Partition=debug \
         NodeList=n1 WorkDir=/tmp Comment=01:02:03 a JobState=X  StdErr=/tmp/a b StdIn=/dev/null";
 
     #[test]
@@ -94,6 +100,7 @@ mod tests {
         assert_eq!((info.restarts, info.requeue), (2, true));
         assert_eq!((info.limit, info.least), (SlurmTime::Limit(86820), SlurmTime::Unset));
         assert_eq!(info.end.unwrap() - info.start.unwrap(), 420);
+        assert!(!info.preempted);
         assert_eq!(info.partition, "debug");
         assert_eq!(info.comment.as_deref(), Some("01:02:03 a JobState=X"));
         assert_eq!(Info::parse("slurm_load_jobs error: Invalid job id specified"), None);

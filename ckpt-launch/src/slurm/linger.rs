@@ -20,14 +20,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How long the others may take to come.
 const ARRIVAL: Duration = Duration::from_secs(120);
 
-/// Stays; gives how the others' round was ended, or nothing if their payloads have ended, too. If they
-/// have not yet `come`, they are waited for.
+/// Stays; gives how the others' round was ended, or nothing if their payloads have ended, too; and the
+/// newest generation that they have. If they have not yet `come`, they are waited for.
 pub fn linger(
     round: &mut Round<'_>,
     address: &Address,
     signals: &Signals,
     mut come: bool,
-) -> Option<End> {
+    mut generation: u64,
+) -> (Option<End>, u64) {
     let (mut asked, late) = (false, Instant::now() + ARRIVAL);
     loop {
         while let Some(signal) = signals.next() {
@@ -39,9 +40,10 @@ pub fn linger(
         let answer = answer.filter(|answer| answer.processes > 0);
         come |= answer.is_some() || Instant::now() >= late;
         if come && answer.is_none() {
-            return asked.then_some(End::Stopped(Stop::Checkpointed));
+            return (asked.then_some(End::Stopped(Stop::Checkpointed)), generation);
         }
-        match round.turn(answer.unwrap_or_default().generation, &|| 0) {
+        generation = answer.map_or(0, |answer| answer.generation).max(generation);
+        match round.turn(generation, &|| 0) {
             Turn::Nothing => {}
             Turn::Last { stop } => {
                 let command =
@@ -58,7 +60,7 @@ pub fn linger(
                 let what = "the tasks have come to no checkpoint together";
                 round.failed(Error::new(ErrorKind::Busy, what));
             }
-            Turn::End => return Some(End::Stopped(Stop::Killed)),
+            Turn::End => return (Some(End::Stopped(Stop::Killed)), generation),
         }
         let mut ready = [PollFd::new(signals, PollFlags::IN)];
         let time = Timespec::try_from(LOOK_EVERY).ok();

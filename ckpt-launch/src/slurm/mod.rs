@@ -16,6 +16,7 @@ pub mod fence;
 pub mod here;
 pub mod info;
 pub mod linger;
+pub mod place;
 pub mod plan;
 pub mod quote;
 pub mod record;

@@ -62,7 +62,7 @@ impl Plan {
 
 fn look(wishes: &Wishes) -> Result<(Here, Scontrol, Info, Plan)> {
     let here = Here::find(&|name| std::env::var_os(name))?;
-    let scontrol = Scontrol::new(&here.job);
+    let scontrol = Scontrol::new(&here.name);
     let info = scontrol.job(ANSWER)?;
     let most = scontrol.longest_limit(&info.partition, ANSWER).unwrap_or_default();
     let overhead = wishes.overhead.unwrap_or_else(|| {
@@ -116,7 +116,8 @@ pub fn requeue(wishes: &Wishes, voice: &Voice) -> Result<String> {
         minutes: plan.next.filter(|&minutes| Some(minutes) != info.limit.minutes_up()),
         comment: left.map(|left| SlurmTime::Limit(left).hms()),
     };
-    match requeue::requeue(&scontrol, here.restarts, &next, REQUEUE, voice)? {
+    let tell = || next.clone();
+    match requeue::requeue(&scontrol, here.restarts, &tell, REQUEUE, voice)?.0 {
         Outcome::Again => Ok(match &next.comment {
             Some(left) => format!("job {} is requeued, {left} left", here.job),
             None => format!("job {} is requeued", here.job),

@@ -2,11 +2,15 @@
 //! Its time limit and total, and of each round when it ran and how it ended, from which follows how
 //! much of the total is used, and how often nodes fail.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ckpt_core::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
+
+use super::info::Info;
+use super::time::SlurmTime;
 
 /// The file's name.
 const NAME: &str = "slurm.json";
@@ -20,9 +24,15 @@ pub struct Record {
     pub cluster: String,
     /// The job's number.
     pub job: String,
+    /// The command, as far as it is text.
+    #[serde(default)]
+    pub command: Vec<String>,
     /// The time limit that was asked for, seconds.
     #[serde(default)]
     pub limit: Option<u64>,
+    /// The limit (minutes) and the comment that we have set for this round.
+    #[serde(default)]
+    pub set: (Option<u64>, Option<String>),
     /// What the job may take over all rounds, seconds.
     #[serde(default)]
     pub total: Option<u64>,
@@ -72,6 +82,38 @@ impl Record {
         })
     }
 
+    /// Gives one that makes no sense another name.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says.
+    pub fn set_aside(dir: &Path) -> Result<()> {
+        let path = path(dir);
+        std::fs::rename(&path, path.with_extension("json.bad"))
+            .map_err(|e| Error::os(format!("cannot rename {}", path.display()), e))
+    }
+
+    /// Learns from slurmctld what was asked for; `total` is what the command line says. What users
+    /// have changed since the last round is their wish.
+    pub fn learn(&mut self, info: &Info, total: SlurmTime) {
+        let limit = info.limit.seconds();
+        let is_ours = self.set.0.is_some() && self.set.0 == info.limit.minutes_up();
+        match (self.limit, info.least) {
+            (None, _) => self.limit = limit,
+            // A round's limit may have been cut down to fit in.
+            (Some(_), SlurmTime::Limit(_)) => self.limit = self.limit.max(limit),
+            (Some(_), _) if !is_ours && limit.is_some() => self.limit = limit,
+            _ => {}
+        }
+        let comment = info.comment_as_time().and_then(SlurmTime::seconds);
+        let is_ours = self.set.1.is_none() || self.set.1 == info.comment;
+        match (self.total, comment) {
+            (None, _) => self.total = total.seconds().or(comment),
+            (Some(_), Some(left)) if !is_ours => self.total = Some(self.used_before() + left),
+            _ => {}
+        }
+    }
+
     /// Writes it, in one step.
     ///
     /// # Errors
@@ -82,8 +124,9 @@ impl Record {
         let failed = |e| Error::os(format!("cannot write {}", path.display()), e);
         let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
         text.push(b'\n');
-        let spare = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
-        std::fs::write(spare.path(), text).map_err(failed)?;
+        let mut spare = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
+        let written = spare.write_all(&text).and_then(|()| spare.as_file().sync_data());
+        written.map_err(failed)?;
         spare.persist(&path).map(drop).map_err(|e| failed(e.error))
     }
 
@@ -96,6 +139,11 @@ impl Record {
     pub fn used_before(&self) -> u64 {
         let before = self.rounds.split_last().map_or(&[][..], |(_, before)| before);
         before.iter().map(Round::seconds).sum()
+    }
+
+    /// Seconds that all rounds have taken.
+    pub fn used(&self) -> u64 {
+        self.rounds.iter().map(Round::seconds).sum()
     }
 
     /// Notes how long a checkpoint took.
@@ -149,6 +197,27 @@ mod tests {
         assert_eq!(Record::read(dir.path()).unwrap(), Some(record));
         std::fs::write(dir.path().join(NAME), "{").unwrap();
         assert_eq!(Record::read(dir.path()).unwrap_err().kind(), ErrorKind::Damaged);
+    }
+
+    #[test]
+    fn users_may_change_their_minds() {
+        let info = |limit, comment: &str| Info {
+            limit: SlurmTime::Limit(limit),
+            comment: Some(comment.into()),
+            ..Info::default()
+        };
+        let mut record = Record::default();
+        record.learn(&info(7200, "10:00:00"), SlurmTime::Unset);
+        assert_eq!((record.limit, record.total), (Some(7200), Some(36000)));
+        record.rounds = vec![round(0, 6000, Some("requeued")), round(0, 0, None)];
+        record.set = (Some(60), Some("08:20:00".into()));
+        record.learn(&info(3600, "08:20:00"), SlurmTime::Unset);
+        assert_eq!((record.limit, record.total), (Some(7200), Some(36000)), "it was we");
+        record.learn(&info(1800, "00:30:00"), SlurmTime::Unset);
+        assert_eq!((record.limit, record.total), (Some(1800), Some(7800)));
+        let cut = Info { least: SlurmTime::Limit(60), ..info(600, "00:30:00") };
+        record.learn(&cut, SlurmTime::Unset);
+        assert_eq!(record.limit, Some(1800), "it was the scheduler");
     }
 
     #[test]

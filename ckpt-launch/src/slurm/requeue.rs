@@ -16,7 +16,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// Between attempts.
 const PAUSE: Duration = Duration::from_secs(3);
 /// How often a refusal that makes no sense to us is tried again.
-const TRIES: u32 = 5;
+const TRIES: u32 = 20;
 
 /// What the next round is to be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,8 +36,8 @@ pub enum Outcome {
     Cancelled,
 }
 
-/// Requeues the job that had been requeued `restarts` times when this round began. A slurmctld that is
-/// away is waited for.
+/// Requeues the job that had been requeued `restarts` times when this round began, then tells it what
+/// `next` says; gives what it was told. A slurmctld that is away is waited for.
 ///
 /// # Errors
 ///
@@ -46,15 +46,15 @@ pub enum Outcome {
 pub fn requeue(
     scontrol: &Scontrol,
     restarts: u32,
-    next: &Next,
+    next: &dyn Fn() -> Next,
     patience: Duration,
     voice: &Voice,
-) -> Result<Outcome> {
+) -> Result<(Outcome, Next)> {
     let deadline = Instant::now() + patience;
     let (mut said, mut tries) = (false, 0);
     loop {
         let error = match once(scontrol, restarts) {
-            Ok(Outcome::Cancelled) => return Ok(Outcome::Cancelled),
+            Ok(Outcome::Cancelled) => return Ok((Outcome::Cancelled, Next::default())),
             Ok(Outcome::Again) => break,
             Err(error) => error,
         };
@@ -69,10 +69,15 @@ pub fn requeue(
         }
         std::thread::sleep(PAUSE);
     }
-    if let Err(error) = tell(scontrol, next) {
-        voice.warn(format_args!("the next round has the limit and comment of this one: {error}"));
+    let next = next();
+    match tell(scontrol, &next) {
+        Ok(()) => Ok((Outcome::Again, next)),
+        Err(error) => {
+            let what = "the next round has the limit and comment of this one";
+            voice.warn(format_args!("{what}: {error}"));
+            Ok((Outcome::Again, Next::default()))
+        }
     }
-    Ok(Outcome::Again)
 }
 
 fn once(scontrol: &Scontrol, restarts: u32) -> Result<Outcome> {

@@ -1,6 +1,7 @@
 //! Talking with slurmctld by `scontrol`: few calls, each bounded in time. One that is not answered is
 //! made again as long as the caller has patience.
 
+use std::cell::Cell;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,9 @@ use super::info::Info;
 use super::time::SlurmTime;
 use crate::run::{Said, run};
 
-/// How long one call may take; scontrol itself gives up a slurmctld that is silent after ten.
-const CALL: Duration = Duration::from_secs(20);
+/// How long one call may take, at the least and at most; scontrol itself gives up a slurmctld that is
+/// silent after ten.
+const CALL: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(20));
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -30,12 +32,18 @@ pub enum Answer {
 #[derive(Debug, Clone)]
 pub struct Scontrol {
     job: String,
+    slowest: Cell<Duration>,
 }
 
 impl Scontrol {
     /// For this job.
     pub fn new(job: &str) -> Self {
-        Self { job: job.to_owned() }
+        Self { job: job.to_owned(), slowest: Cell::default() }
+    }
+
+    /// How long the slowest answer has taken.
+    pub fn slowest(&self) -> Duration {
+        self.slowest.get()
     }
 
     /// What slurmctld says of the job.
@@ -74,7 +82,7 @@ impl Scontrol {
     ///
     /// slurmctld does not answer, or says something else.
     pub fn requeue(&self) -> Result<Answer> {
-        let said = self.call(&["requeue", &self.job])?;
+        let said = self.call(&["requeue", &self.job], CALL.1)?;
         let text = said.text.trim();
         match said.status.success() {
             true => Ok(Answer::Done),
@@ -100,7 +108,8 @@ impl Scontrol {
     fn ask(&self, words: &[&str], patience: Duration) -> Result<Said> {
         let deadline = Instant::now() + patience;
         loop {
-            let said = self.call(words).and_then(|said| match said.status.success() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let said = self.call(words, left).and_then(|said| match said.status.success() {
                 true => Ok(said),
                 false => Err(failed(&words[..2].join(" "), &self.job, &said)),
             });
@@ -114,11 +123,16 @@ impl Scontrol {
         }
     }
 
-    fn call(&self, words: &[&str]) -> Result<Said> {
+    fn call(&self, words: &[&str], patience: Duration) -> Result<Said> {
+        let begun = Instant::now();
         let mut command = Command::new("scontrol");
         // Its times have no zone.
         command.args(words).env("TZ", "UTC").env("LC_ALL", "C").env_remove("SLURM_TIME_FORMAT");
-        run(&mut command, Instant::now() + CALL).map_err(|error| match error.kind() {
+        let said = run(&mut command, begun + patience.clamp(CALL.0, CALL.1));
+        if said.is_ok() {
+            self.slowest.set(self.slowest.get().max(begun.elapsed()));
+        }
+        said.map_err(|error| match error.kind() {
             ErrorKind::NotFound => error.help("in a container: run ckpt-launch outside of it"),
             _ => error,
         })
@@ -137,6 +151,11 @@ fn failed(what: &str, job: &str, said: &Said) -> Error {
         "temporarily unable",
         "try again",
         "backup",
+        "authentication",
+        "munge",
+        "onfiguration source",
+        "fetch config",
+        "resolve",
     ];
     let passes = passing.iter().any(|word| text.contains(word));
     let kind = match passes {
@@ -161,6 +180,7 @@ mod tests {
                 "slurm_load_jobs error: Unable to contact slurm controller (connect failure)",
                 ErrorKind::Busy,
             ),
+            ("slurm_load_jobs error: Protocol authentication error", ErrorKind::Busy),
             ("slurm_load_jobs error: Invalid job id specified", ErrorKind::NotFound),
             ("Access/permission denied for job 7", ErrorKind::Permission),
             ("Requested time limit is invalid", ErrorKind::Os),

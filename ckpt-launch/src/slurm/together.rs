@@ -6,8 +6,9 @@
 //! others wait for it. The coordinator's secret lies beside it.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ckpt_core::image::{Directory, Reader};
@@ -15,6 +16,7 @@ use ckpt_core::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
 use super::here::Here;
+use super::place::{Go, Place, name};
 use super::record::Record;
 use crate::control::place::host;
 use crate::coordinator::place::Address;
@@ -24,6 +26,8 @@ use crate::voice::Voice;
 /// How long the others wait for the first.
 const PATIENCE: Duration = Duration::from_secs(180);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The coordinator's secret.
+const SECRET: &str = "secret";
 
 /// Where the tasks meet.
 #[derive(Debug, Clone)]
@@ -32,6 +36,27 @@ pub struct Meeting {
     pub address: Address,
     /// The generation to go on from; nothing if the job begins.
     pub generation: Option<u64>,
+}
+
+impl Meeting {
+    /// What a task is to do.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::go`].
+    pub fn go(&self, place: &Place, here: &Here, voice: &Voice) -> Result<Go> {
+        match (here.restarts, Record::read(&place.dir)?.and_then(|record| record.finished())) {
+            (1.., Some(status)) => Ok(Go::Ended(status)),
+            (1.., None) if self.generation.is_some() => Ok(Go::On),
+            (1.., None) => {
+                if here.leads() {
+                    voice.warn("no earlier round has come to a checkpoint: the job begins anew");
+                }
+                Ok(Go::Begin)
+            }
+            (0, _) => Ok(Go::Begin),
+        }
+    }
 }
 
 /// `meeting.json`.
@@ -43,50 +68,84 @@ struct Note {
     hosts: Vec<String>,
     port: u16,
     generation: Option<u64>,
+    /// Why there is no meeting.
+    failure: Option<String>,
 }
 
-/// Meets the other tasks.
+const NOTE: &str = "meeting.json";
+
+/// Meets the other tasks; gives our place as well.
 ///
 /// # Errors
 ///
-/// The coordinator does not start; the first task leaves no word; no address of its host answers.
-pub fn meet(here: &Here, dir: &Path, voice: &Voice) -> Result<Meeting> {
-    let of = format!(
-        "{}.{}.{}",
-        here.job,
-        std::env::var("SLURM_STEP_ID").unwrap_or_default(),
-        here.restarts
-    );
-    let path = dir.join("meeting.json");
-    let secret = dir.join("secret");
+/// The coordinator does not start; the first task leaves no word, or a bad one; no address of its host
+/// answers.
+pub fn meet(
+    here: &Here,
+    base: &Path,
+    command: &[String],
+    start: Option<u64>,
+    voice: &Voice,
+) -> Result<(Place, Option<Meeting>)> {
+    let step = std::env::var("SLURM_STEP_ID").unwrap_or_default();
+    let of = format!("{}.{step}.{}", here.job, here.restarts);
     if here.leads() {
-        let generation = if here.restarts > 0 { common(here, dir, voice)? } else { None };
-        let bind = if here.nodes > 1 { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
-        let words = [("--secret-file", &secret), ("--ckptdir", &dir.to_path_buf())];
-        let words: Vec<String> = words
-            .iter()
-            .flat_map(|(name, value)| [(*name).to_owned(), value.to_string_lossy().into_owned()])
-            .collect();
-        let port = start::start(IpAddr::V4(bind), 0, &words)?;
-        let note = Note { of, hosts: hosts(), port, generation };
-        write(&path, &note)?;
-        let address = Address { host: "localhost".into(), port, secret };
-        return Ok(Meeting { address, generation });
+        let place = Place::find(here, base, command, start, voice)?;
+        let begun = begin(here, &of, &place.job_dir, voice);
+        if let Err(error) = &begun {
+            let failure = Some(error.to_string());
+            let note = Note { of, hosts: Vec::new(), port: 0, generation: None, failure };
+            write(&place.job_dir.join(NOTE), &note)?;
+        }
+        return Ok((place, Some(begun?)));
     }
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let note = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        if let Some(note) = note.filter(|note: &Note| note.of == of) {
-            let address = reached(&note, &secret)?;
-            return Ok(Meeting { address, generation: note.generation });
+        if let Some((job_dir, note)) = noted(here, base, &of) {
+            let place = Place::of_task(here, &job_dir)?;
+            if let Some(failure) = note.failure {
+                return Err(Error::new(ErrorKind::Gone, format!("the first task: {failure}")));
+            }
+            let address = reached(&note, &job_dir.join(SECRET))?;
+            return Ok((place, Some(Meeting { address, generation: note.generation })));
         }
         if Instant::now() >= deadline {
-            let what = format!("the first task has left no word in {}", path.display());
+            let what = format!("the first task has left no word in {}", base.display());
             return Err(Error::new(ErrorKind::Busy, what)
                 .help("the checkpoint directory must be on a file system that all nodes share"));
         }
         std::thread::sleep(LOOK_EVERY);
     }
+}
+
+/// The first task's word, and where it is.
+fn noted(here: &Here, base: &Path, of: &str) -> Option<(PathBuf, Note)> {
+    let dirs = (1..).map(|n| base.join(name(&here.job, n))).take_while(|dir| dir.exists());
+    dirs.into_iter().find_map(|dir| {
+        let text = std::fs::read(dir.join(NOTE)).ok()?;
+        let note: Note = serde_json::from_slice(&text).ok()?;
+        (note.of == of).then_some((dir, note))
+    })
+}
+
+/// Looks for the common generation, starts the coordinator, and leaves word for the others.
+fn begin(here: &Here, of: &str, dir: &Path, voice: &Voice) -> Result<Meeting> {
+    let secret = dir.join(SECRET);
+    let generation = if here.restarts > 0 { common(here, dir, voice)? } else { None };
+    let bind = if here.nodes > 1 { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
+    let path = |path: &Path| path.to_string_lossy().into_owned();
+    let words = [
+        ("--secret-file", path(&secret)),
+        ("--ckptdir", path(dir)),
+        ("--peers", (here.tasks - ended(here, dir)?).to_string()),
+    ];
+    let words: Vec<String> =
+        words.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
+    let port = start::start(IpAddr::V4(bind), 0, &words)?;
+    let (of, hosts) = (of.to_owned(), hosts());
+    write(&dir.join(NOTE), &Note { of, hosts, port, generation, failure: None })?;
+    let address = Address { host: "localhost".into(), port, secret };
+    Ok(Meeting { address, generation })
 }
 
 /// The first address at which the coordinator answers.
@@ -117,9 +176,20 @@ fn hosts() -> Vec<String> {
 
 fn write(path: &Path, note: &Note) -> Result<()> {
     let failed = |e| Error::os(format!("cannot write {}", path.display()), e);
-    let spare = path.with_extension("new");
-    std::fs::write(&spare, serde_json::to_vec(note).unwrap_or_default()).map_err(failed)?;
-    std::fs::rename(&spare, path).map_err(failed)
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut spare = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
+    spare.write_all(&serde_json::to_vec(note).unwrap_or_default()).map_err(failed)?;
+    spare.persist(path).map(drop).map_err(|e| failed(e.error))
+}
+
+/// How many tasks' payloads have ended in earlier rounds.
+fn ended(here: &Here, dir: &Path) -> Result<u32> {
+    let mut ended = 0;
+    for task in (0..here.tasks).filter(|_| here.restarts > 0) {
+        let record = Record::read(&dir.join(format!("task-{task}")))?;
+        ended += u32::from(record.is_some_and(|record| record.finished().is_some()));
+    }
+    Ok(ended)
 }
 
 /// The newest generation of which every task has a good image; nothing if none has come to one.
@@ -146,9 +216,6 @@ fn common(here: &Here, dir: &Path, voice: &Voice) -> Result<Option<u64>> {
             "see `ckpt list {}/task-*`; the step must have as many tasks as before",
             dir.display()
         )));
-    }
-    if newest.is_none() {
-        voice.warn("no round before this one has come to a checkpoint: the job begins anew");
     }
     Ok(newest)
 }

@@ -61,6 +61,8 @@ pub struct Supervisor<'a> {
     asked: Vec<Reply>,
     dmtcp_names: bool,
     round: Option<Round<'a>>,
+    /// Since when the first of many tasks has been without its coordinator.
+    alone_since: Option<Instant>,
 }
 
 /// A job that has just begun to run, as [`Supervisor::new`] takes it over.
@@ -112,6 +114,7 @@ impl<'a> Supervisor<'a> {
             asked: Vec::new(),
             dmtcp_names: begun.dmtcp_names,
             round: begun.round,
+            alone_since: None,
         }
     }
 
@@ -135,7 +138,9 @@ impl<'a> Supervisor<'a> {
             }
             if self.due.is_some_and(|due| due <= Instant::now()) {
                 // With a coordinator, the interval is its affair.
-                if self.is_led() {
+                if self.round.as_ref().is_some_and(|round| !round.is_sound()) {
+                    self.schedule(Instant::now())
+                } else if self.is_led() || self.is_one_of_many() {
                     self.ask_for_all();
                     self.schedule(Instant::now())
                 } else {

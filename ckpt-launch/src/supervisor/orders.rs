@@ -12,6 +12,7 @@ use crate::control::server::Call;
 use crate::coordinator::peer::Peer;
 use crate::coordinator::wire::{Answer, Command, Down};
 use crate::root::{End, Stop};
+use crate::slurm::round::Round;
 use crate::tree;
 
 impl Supervisor<'_> {
@@ -36,15 +37,26 @@ impl Supervisor<'_> {
         }
         // The payload may have ended since we looked.
         let end = self.root.reap();
+        let one_of_many = self.is_one_of_many();
         match (&end, &mut self.peer) {
             (Some(end), _) => answer_too_late(&mut waiting, end),
             (None, Some(peer)) if peer.is_connected() => {
                 peer.ask(Command::CheckpointAndWait);
                 self.asked.append(&mut waiting);
             }
+            (None, _) if one_of_many => {
+                let what = "the coordinator of the tasks is gone, and none goes on alone";
+                let error = Error::new(ErrorKind::Busy, what);
+                waiting.iter_mut().for_each(|reply| reply.fail(&error));
+            }
             (None, _) => self.checkpoint(&mut waiting),
         }
         end
+    }
+
+    /// Whether a generation is one only if all tasks of a step have it.
+    pub(super) fn is_one_of_many(&self) -> bool {
+        self.round.as_ref().is_some_and(Round::is_one_of_many)
     }
 
     pub(super) fn is_led(&self) -> bool {
@@ -59,7 +71,7 @@ impl Supervisor<'_> {
                 return Some(end);
             }
         }
-        if !self.asked.is_empty() && !self.is_led() {
+        if !self.asked.is_empty() && !self.is_led() && !self.is_one_of_many() {
             let mut alone = std::mem::take(&mut self.asked);
             self.checkpoint(&mut alone);
         }

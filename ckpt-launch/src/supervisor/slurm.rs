@@ -1,5 +1,7 @@
 //! The supervisor of a job that is a round of a Slurm job: does what the round says.
 
+use std::time::{Duration, Instant};
+
 use ckpt_core::capture::{Alone, Options};
 use ckpt_core::{Error, ErrorKind};
 
@@ -11,11 +13,19 @@ use crate::slurm::linger::linger;
 use crate::slurm::round::{Round, Turn};
 use crate::tree;
 
+/// A coordinator that is gone for so long does not come back.
+const ALONE: Duration = Duration::from_secs(60);
+
 impl Supervisor<'_> {
     /// Does what is due; the job's end if that is it.
     pub(super) fn turn(&mut self) -> Option<End> {
+        let lost = self.has_lost_the_others();
         let (round, parent) = (self.round.as_mut()?, self.job.parent);
-        match round.turn(self.job.generation, &|| tree::resident(parent)) {
+        let turn = match lost {
+            true => round.is_alone(self.job.generation),
+            false => round.turn(self.job.generation, &|| tree::resident(parent)),
+        };
+        match turn {
             Turn::Nothing => None,
             Turn::Last { stop } => self.last_checkpoint(stop),
             Turn::End => {
@@ -30,6 +40,11 @@ impl Supervisor<'_> {
             self.ask_for_the_last(stop);
             return None;
         }
+        if let Some(round) = self.round.as_mut().filter(|round| round.is_one_of_many()) {
+            let what = "there is no coordinator at the moment";
+            round.failed(Error::new(ErrorKind::Gone, what));
+            return None;
+        }
         let options = Options { stop, ..self.options.clone() };
         let taken = self.taken(&options, &Alone, &mut []);
         let round = self.round.as_mut()?;
@@ -40,11 +55,23 @@ impl Supervisor<'_> {
                 return None;
             }
         }
-        self.schedule(std::time::Instant::now());
+        self.schedule(Instant::now());
         stop.then(|| {
             self.root.kill_all();
             End::Stopped(Stop::Checkpointed)
         })
+    }
+
+    /// Whether the first task has been without coordinator for so long that there will be none again.
+    fn has_lost_the_others(&mut self) -> bool {
+        let many = self.round.as_ref().is_some_and(|it| it.is_one_of_many() && it.leads());
+        if !many || self.is_led() {
+            self.alone_since = None;
+            return false;
+        }
+        let since = *self.alone_since.get_or_insert_with(Instant::now);
+        // No more than once: what follows is the end.
+        since.elapsed() >= ALONE && self.round.as_ref().is_some_and(Round::is_sound)
     }
 
     /// Asks the coordinator; its order follows, or the next attempt.
@@ -67,12 +94,11 @@ impl Supervisor<'_> {
             && round.is_one_of_many()
             && round.has_finished(end)
         {
-            return match linger(&mut round, peer.address(), &self.signals, true) {
-                Some(others) => round.over(&others, generation),
-                None => round.over(end, generation),
-            };
+            let (address, signals) = (peer.address(), &self.signals);
+            let (others, generation) = linger(&mut round, address, signals, true, generation);
+            return round.over(others.as_ref().unwrap_or(end), generation, signals);
         }
-        round.over(end, generation)
+        round.over(end, generation, &self.signals)
     }
 
     /// The first of several launchers asks for all of them.

@@ -6,7 +6,7 @@ mod events;
 mod guests;
 mod rounds;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -45,6 +45,9 @@ pub struct Options {
     pub stale_timeout: Option<Duration>,
     /// The file of the secret.
     pub secret: PathBuf,
+    /// So many launchers make a generation: none is begun without all that have not ended. 0: those
+    /// that are there.
+    pub peers: usize,
 }
 
 impl Default for Options {
@@ -58,6 +61,7 @@ impl Default for Options {
             timeout: None,
             stale_timeout: Some(Duration::from_secs(8 * 3600)),
             secret: secret::path(None),
+            peers: 0,
         }
     }
 }
@@ -95,6 +99,9 @@ pub struct Coordinator {
     /// Guests that cannot be reached any more, and are to be lost.
     unreachable: Vec<u64>,
     peers: BTreeMap<u64, Peer>,
+    /// The jobs that have joined at any time, and those whose launcher has vanished since.
+    joined: BTreeSet<String>,
+    lost: BTreeMap<String, String>,
     next: u64,
     computation: String,
     rounds: u64,
@@ -141,6 +148,8 @@ impl Coordinator {
             local,
             guests: BTreeMap::new(),
             peers: BTreeMap::new(),
+            joined: BTreeSet::new(),
+            lost: BTreeMap::new(),
             next: LISTENERS + 1,
             computation: ckpt_core::job::JobId::random().to_string(),
             rounds: 0,
@@ -197,6 +206,7 @@ impl Coordinator {
             || past(self.alone_since, self.options.stale_timeout)
             || self.options.exit_on_last
                 && self.had_peers
+                && self.joined.len() >= self.options.peers
                 && self.peers.is_empty()
                 && !self.has_output()
     }
@@ -293,6 +303,8 @@ impl Coordinator {
         }
         tracing::info!(number, name = joined.name, host = joined.host, "joined");
         self.generation = self.generation.max(joined.generation);
+        self.joined.insert(joined.job.clone());
+        self.lost.remove(&joined.job);
         let processes =
             vec![Process { name: joined.name.clone(), pid: joined.pid, inner: joined.pid }];
         self.peers.insert(number, Peer { joined, processes });
@@ -315,6 +327,9 @@ impl Coordinator {
 
     fn lose(&mut self, number: u64, published: &mut dyn FnMut(&Generation)) {
         let name = self.name(number);
+        if let Some(peer) = self.peers.get(&number) {
+            self.lost.insert(peer.joined.job.clone(), name.clone());
+        }
         self.guests.remove(&number);
         self.waiting.retain(|&waiting| waiting != number);
         self.part(number);
@@ -369,8 +384,9 @@ impl Coordinator {
                 }
             }
             Command::Checkpoint | Command::CheckpointAndWait | Command::CheckpointAndKill => {
-                if !self.is_running() {
-                    let answer = self.answer(false);
+                let missing = self.missing();
+                if !self.is_running() || missing.is_some() {
+                    let answer = Answer { failure: missing, ..self.answer(false) };
                     self.say(number, &Down::Answer(answer));
                     return;
                 }
@@ -386,6 +402,18 @@ impl Coordinator {
                 }
             }
         }
+    }
+
+    /// Why there can be no generation of all launchers.
+    fn missing(&self) -> Option<Failure> {
+        let (joined, wanted) = (self.joined.len(), self.options.peers);
+        let message = match self.lost.values().next() {
+            _ if wanted == 0 => return None,
+            _ if joined < wanted => format!("{joined} of {wanted} launchers have joined"),
+            Some(lost) => format!("the launcher of {lost} has vanished"),
+            None => return None,
+        };
+        Some(Failure { code: 75, message })
     }
 
     fn answer(&self, done: bool) -> Answer {

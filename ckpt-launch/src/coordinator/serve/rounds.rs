@@ -108,7 +108,8 @@ impl Coordinator {
             self.end_census();
         }
         if self.round.is_none() && self.due.is_some_and(|due| due <= now) {
-            if self.peers.is_empty() { self.schedule() } else { self.begin() }
+            let some = !self.peers.is_empty() && self.missing().is_none();
+            if some { self.begin() } else { self.schedule() }
         }
     }
 }

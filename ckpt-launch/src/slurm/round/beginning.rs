@@ -1,15 +1,14 @@
 //! The beginning of a round: the directory is claimed, slurmctld asked, the shells above us kept alive.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ckpt_core::deferred::Deferred;
-use ckpt_core::{ErrorKind, Result};
+use ckpt_core::{Error, ErrorKind, Result};
 
-use super::heard::at;
 use super::{ASK, ASK_AGAIN, Clock, GLANCE, HASTE, Round};
 use crate::slurm::clock::lead;
-use crate::slurm::fence::{self, Fence};
+use crate::slurm::fence::{self, Claim, Fence};
 use crate::slurm::here::Here;
 use crate::slurm::info::Info;
 use crate::slurm::record::{self, Record};
@@ -27,60 +26,68 @@ const DEADLY: [i32; 6] =
 /// How long slurmctld is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What a round begins with.
+#[derive(Debug)]
+pub struct Start {
+    /// Where we are.
+    pub here: Here,
+    /// Our directory.
+    pub dir: PathBuf,
+    /// The right to it, if it was taken already.
+    pub fence: Option<Fence>,
+    /// The command, as far as it is text; nothing if the record knows it.
+    pub command: Option<Vec<String>>,
+    /// What slurmctld says, if it was asked already.
+    pub info: Option<Info>,
+    /// What the command line says of the total.
+    pub total: SlurmTime,
+}
+
 impl<'a> Round<'a> {
     /// Begins it: claims the directory, asks slurmctld for the job's end, and keeps the shells above
-    /// us alive. Blocks until an incarnation before us has ended.
+    /// us alive. Blocks until an incarnation before us has ended. Signals are held back already.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Busy`] if a newer incarnation has the directory, or an older one does not end;
     /// the directory cannot be written to; slurmctld does not know the job.
-    pub fn begin(here: Here, dir: &Path, total: SlurmTime, voice: &'a Voice) -> Result<Self> {
-        let scontrol = Scontrol::new(&here.job);
-        let info = match here.leads() {
-            true => scontrol.job(PATIENCE).or_else(|error| match error.kind() {
-                ErrorKind::Busy => {
-                    voice.warn(format_args!(
-                        "{error}; the job begins without knowing its end, and asks again"
-                    ));
-                    Ok(unknown(&here))
-                }
-                _ => Err(error),
-            })?,
-            // A thousand tasks must not ask all at once.
-            false => unknown(&here),
+    pub fn begin(start: Start, voice: &'a Voice) -> Result<Self> {
+        let Start { here, dir, fence, command, info, total } = start;
+        let scontrol = Scontrol::new(&here.name);
+        let info = match info {
+            Some(info) => info,
+            None => ask_first(&here, &scontrol, voice)?,
         };
-        let fence = Fence::claim(dir, here.restarts, &mut |before| {
-            voice.warn(format_args!(
-                "the incarnation before this one (restart {}, on {}) may still run: waiting until \
-                 it has stopped itself",
-                before.restarts, before.host
-            ));
-        })?;
-        let record = begun(&here, dir, total, &info)?;
-        record.write(dir)?;
+        let fence = match fence {
+            Some(fence) => fence,
+            None => claim(&here, &dir, voice)?,
+        };
         let warning = if here.leads() { warning(&scontrol) } else { None };
         let now = Instant::now();
         let far = now + Duration::from_secs(365 * 86400);
         let mut this = Self {
             voice,
             scontrol,
-            dir: dir.to_path_buf(),
             fence,
-            record,
+            record: begun(&here, &dir, command, &info)?,
+            dir,
             info: Info::default(),
+            wanted: total,
             warning,
             shells: Vec::new(),
             taken: Vec::new(),
+            heard: Vec::new(),
             clock: Clock {
                 began: now,
                 end: None,
                 total: None,
                 asked: now,
+                tried: now,
                 lead: lead(None, 0),
                 next_ask: if here.leads() { now + ASK } else { far },
                 next_fence: now + fence::LOOK,
                 next_glance: None,
+                next_cause: now,
                 retry: now,
             },
             here,
@@ -91,12 +98,11 @@ impl<'a> Round<'a> {
             trouble: None,
             fate: None,
         };
-        let is_known = info.end.is_some();
-        this.learn(info);
-        if !is_known && this.here.leads() {
+        if info.start.is_none() && this.here.leads() {
             this.clock.next_ask = now + ASK_AGAIN;
         }
-        this.clock.began = at(this.info.start).unwrap_or(now);
+        this.learn(info);
+        this.record.write(&this.dir)?;
         this.protect();
         if this.here.leads() {
             this.introduce();
@@ -133,21 +139,50 @@ impl<'a> Round<'a> {
     }
 }
 
-/// What is assumed of a job as long as slurmctld has not been heard.
-fn unknown(here: &Here) -> Info {
+/// What slurmctld says at first. A job can begin without that.
+///
+/// # Errors
+///
+/// It does not know the job.
+pub fn ask_first(here: &Here, scontrol: &Scontrol, voice: &Voice) -> Result<Info> {
     let state = "RUNNING".to_owned();
-    Info { state, restarts: here.restarts, requeue: true, ..Info::default() }
+    let unknown = Info { state, restarts: here.restarts, requeue: true, ..Info::default() };
+    // A thousand tasks must not ask all at once.
+    if !here.leads() {
+        return Ok(unknown);
+    }
+    scontrol.job(PATIENCE).or_else(|error| match error.kind() {
+        ErrorKind::Busy => {
+            voice.warn(format_args!(
+                "{error}; the job begins without knowing its end, and asks again"
+            ));
+            Ok(unknown)
+        }
+        _ => Err(error),
+    })
+}
+
+fn claim(here: &Here, dir: &Path, voice: &Voice) -> Result<Fence> {
+    let mut waiting = |before: &Claim| {
+        voice.warn(format_args!(
+            "the incarnation before this one (restart {}, on {}) may still run: waiting until it \
+             has stopped itself",
+            before.restarts, before.host
+        ));
+    };
+    Fence::claim(dir, here.restarts, &mut waiting)?.ok_or_else(|| {
+        let what = format!("{} is in use by another command of this script", dir.display());
+        Error::new(ErrorKind::Busy, what).help("give each a directory of its own (--ckptdir)")
+    })
 }
 
 /// The record with this round in it.
-fn begun(here: &Here, dir: &Path, total: SlurmTime, info: &Info) -> Result<Record> {
+fn begun(here: &Here, dir: &Path, command: Option<Vec<String>>, info: &Info) -> Result<Record> {
     let mut record = Record::read(dir)?.unwrap_or_default();
     record.cluster.clone_from(&here.cluster);
     record.job.clone_from(&here.job);
-    // The largest that was seen: one round's may have been cut by --time-min.
-    record.limit = record.limit.max(info.limit.seconds());
-    if record.rounds.is_empty() {
-        record.total = total.seconds().or(info.comment_as_time().and_then(SlurmTime::seconds));
+    if let Some(command) = command {
+        record.command = command;
     }
     let now = unix_now();
     record.rounds.push(record::Round {

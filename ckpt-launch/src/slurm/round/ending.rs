@@ -7,7 +7,7 @@ use ckpt_core::{Error, ErrorKind, Result};
 use super::{Fate, HASTE, Round};
 use crate::control::protocol::Event;
 use crate::root::End;
-use crate::signals;
+use crate::signals::{self, Signals};
 use crate::slurm::cause::Cause;
 use crate::slurm::clock::{self, Limits};
 use crate::slurm::requeue::{self, Outcome};
@@ -16,11 +16,21 @@ use crate::words::unix_now;
 
 /// The exit status of a launcher whose job goes on in another round, or could.
 const STOPPED: u8 = 85;
+/// How long Slurm may take from a requeue to its TERM, and the first task to the requeue.
+const GOODBYE: Duration = Duration::from_secs(60);
+/// How long slurmctld is waited for when all depends on it.
+const LAST_PATIENCE: Duration = Duration::from_secs(3600);
+/// How rounds end that go on in another one.
+const REQUEUED: &str = "requeued";
+const FOLLOWED: &str = "stopped with the others";
 
 impl Round<'_> {
     /// The payload's processes have ended, or were killed. Does what is left to do, and gives the exit
     /// status if it is not the payload's own.
-    pub fn over(mut self, end: &End, generation: u64) -> Option<u8> {
+    ///
+    /// When the job is requeued, that takes its time, so that no line of the script comes between it
+    /// and Slurm's TERM.
+    pub fn over(mut self, end: &End, generation: u64, signals: &Signals) -> Option<u8> {
         self.clock.next_glance = self.clock.next_glance.map(|_| Instant::now());
         self.glance(Instant::now());
         let fate = match self.fate.take() {
@@ -57,13 +67,31 @@ impl Round<'_> {
                 Some(self.voice.fail(&Error::new(error.kind(), what).source(error)))
             }
             Fate::Requeue if !self.here.leads() => {
-                self.close("stopped with the others", generation);
+                self.close(FOLLOWED, generation);
                 Some(STOPPED)
             }
             Fate::Requeue => Some(self.requeue(generation)),
         };
+        let is_requeued = self.record.rounds.last().and_then(|round| round.end.as_deref());
+        if matches!(is_requeued, Some(REQUEUED | FOLLOWED)) {
+            self.wait_for_term(signals);
+        }
         self.let_go();
         code
+    }
+
+    /// Waits until Slurm ends this round, at most for as long as that can take.
+    fn wait_for_term(&mut self, signals: &Signals) {
+        let deadline = Instant::now() + GOODBYE;
+        while Instant::now() < deadline && !self.heard.contains(&libc::SIGTERM) {
+            while let Some(signal) = signals.next() {
+                self.heard.push(signal.number);
+            }
+            let arrived = self.shells.iter().flat_map(|shell| shell.arrived().unwrap_or_default());
+            let arrived: Vec<i32> = arrived.collect();
+            self.heard.extend(arrived);
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Whether the payload has ended by itself; if so, that is written down.
@@ -91,7 +119,10 @@ impl Round<'_> {
             End::Exited(_) | End::Lost(_) => None,
             End::Killed(signal) => Some(*signal),
         };
-        let is_warning = signal.is_some() && signal == self.warning.map(|w| w.signal);
+        let chosen = signal.is_some() && signal == self.warning.map(|w| w.signal);
+        // In a step, what we have heard the payload has heard as well.
+        let shared = self.here.in_step && signal.is_some_and(|signal| self.heard.contains(&signal));
+        let is_warning = chosen || shared;
         let is_slurms = is_warning || matches!(signal, Some(libc::SIGTERM | libc::SIGKILL));
         if !(self.terminated || is_slurms || self.warned.is_some()) {
             return Fate::Finished;
@@ -99,9 +130,18 @@ impl Round<'_> {
         if !self.here.leads() {
             return Fate::Follows;
         }
-        match self.cause() {
+        // As long as slurmctld is away nobody ends us.
+        let Some(cause) = self.cause(LAST_PATIENCE) else {
+            let what = "slurmctld does not say why the job was ended";
+            return if generation > 0 {
+                Fate::Requeue
+            } else {
+                Fate::Lost(Error::new(ErrorKind::Busy, what))
+            };
+        };
+        match cause {
             // What it died of is its own doing, or the machine's.
-            Cause::Warning if !is_warning => Fate::Finished,
+            Cause::Warning if !is_warning && !self.info.preempted => Fate::Finished,
             Cause::Warning | Cause::Limit if generation > 0 => {
                 let how = signal.map_or_else(|| "a signal".to_owned(), signals::name);
                 self.voice.warn(format_args!(
@@ -121,15 +161,10 @@ impl Round<'_> {
     /// Has the job requeued; gives the exit status.
     fn requeue(&mut self, generation: u64) -> u8 {
         self.close("to be requeued", generation);
-        let used =
-            self.record.used_before() + self.record.rounds.last().map_or(0, |r| r.seen - r.began);
-        let left = match self.record.total.map(|total| clock::left(total, used)) {
+        let left = match self.record.total.map(|total| clock::left(total, self.record.used())) {
             Some(None) => {
-                self.voice.warn(format_args!(
-                    "the total time is used up: generation {generation} is kept, and the job is not \
-                     requeued; {}",
-                    self.by_hand()
-                ));
+                let what = format!("the total time is used up: generation {generation} is kept");
+                self.voice.fail(&Error::new(ErrorKind::Busy, what).help(self.by_hand()));
                 self.close("total used up", generation);
                 return STOPPED;
             }
@@ -146,7 +181,7 @@ impl Round<'_> {
                     what += &format!(", {} of its total left", SlurmTime::Limit(left).hms());
                 }
                 self.voice.say(&Event::Chosen { what: what.clone() }, what);
-                self.close("requeued", generation);
+                self.close(REQUEUED, generation);
                 STOPPED
             }
             Ok(Outcome::Cancelled) => {
@@ -165,16 +200,21 @@ impl Round<'_> {
 
     /// Requeues it, and says what the next round is to be.
     fn requeued(&mut self, left: Option<u64>) -> Result<Outcome> {
-        let most = self.scontrol.longest_limit(&self.info.partition, HASTE).unwrap_or_default();
-        let limits = Limits { asked: self.record.limit, most, least: self.info.least };
-        let minutes = clock::next_limit(&limits, left, self.clock.lead);
-        let next = requeue::Next {
-            minutes: minutes.filter(|&minutes| Some(minutes) != self.info.limit.minutes_up()),
-            comment: left.map(|left| SlurmTime::Limit(left).hms()),
+        let (asked, least, lead) = (self.record.limit, self.info.least, self.clock.lead);
+        let (scontrol, partition) = (&self.scontrol, &self.info.partition);
+        let comment = left.map(|left| SlurmTime::Limit(left).hms());
+        // Asked only when the requeue is done: it may take a while.
+        let next = || {
+            let most = scontrol.longest_limit(partition, HASTE).unwrap_or_default();
+            let minutes = clock::next_limit(&Limits { asked, most, least }, left, lead);
+            requeue::Next { minutes: minutes.filter(|_| asked.is_some()), comment: comment.clone() }
         };
         // As long as slurmctld is away nobody ends us; what is saved is safe.
         let patience = Duration::from_secs(24 * 3600);
-        requeue::requeue(&self.scontrol, self.here.restarts, &next, patience, self.voice)
+        let restarts = self.here.restarts;
+        let (outcome, set) = requeue::requeue(scontrol, restarts, &next, patience, self.voice)?;
+        self.record.set = (set.minutes, set.comment);
+        Ok(outcome)
     }
 
     fn by_hand(&self) -> String {
@@ -185,7 +225,7 @@ impl Round<'_> {
     fn close(&mut self, how: &str, generation: u64) {
         if let Some(round) = self.record.rounds.last_mut() {
             round.end = Some(how.to_owned());
-            if how != "requeued" {
+            if how != REQUEUED {
                 round.seen = unix_now();
             }
         }
@@ -194,12 +234,10 @@ impl Round<'_> {
 
     /// Lets the shells have what is theirs: not the warnings, but TERM, which means them as well.
     fn let_go(mut self) {
-        let ours: Vec<i32> = self
-            .taken
-            .iter()
-            .copied()
-            .filter(|&signal| signal != libc::SIGTERM || self.warned_by_term())
-            .collect();
+        let was_warning = self.warned_by_term();
+        let ours = self.taken.iter().copied();
+        let ours: Vec<i32> =
+            ours.filter(|&signal| signal != libc::SIGTERM || was_warning).collect();
         for shell in self.shells.drain(..) {
             if let Err(error) = shell.end(&ours) {
                 tracing::info!(%error, "a shell's signals stay held back");
@@ -210,6 +248,8 @@ impl Round<'_> {
     /// Whether TERM is this job's warning, and was no more than that.
     fn warned_by_term(&self) -> bool {
         let chosen = self.warning.is_some_and(|warning| warning.signal == libc::SIGTERM);
-        chosen && Cause::of(&self.info, self.here.restarts) == Cause::Warning
+        let round = self.record.rounds.last().and_then(|round| round.end.as_deref());
+        let is_over = matches!(round, Some(REQUEUED | FOLLOWED));
+        chosen && !is_over && Cause::of(&self.info, self.here.restarts) == Cause::Warning
     }
 }

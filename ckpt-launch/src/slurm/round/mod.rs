@@ -17,18 +17,21 @@ mod beginning;
 mod ending;
 mod heard;
 
+pub use beginning::{Start, ask_first};
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use ckpt_core::Error;
 use ckpt_core::deferred::Deferred;
+use ckpt_core::{Error, ErrorKind};
 
-use super::clock::{Times, lead};
+use super::clock::Times;
 use super::fence::{self, Fence};
 use super::here::Here;
 use super::info::Info;
 use super::record::Record;
 use super::scontrol::Scontrol;
+use super::time::SlurmTime;
 use super::warning::{EARLY, Warning};
 use crate::voice::Voice;
 use crate::words::unix_now;
@@ -39,8 +42,9 @@ const GLANCE: Duration = Duration::from_secs(1);
 const ASK: Duration = Duration::from_secs(600);
 /// How often if it did not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
-/// How old its word may be when the last checkpoint is about to be taken.
-const FRESH: Duration = Duration::from_secs(15);
+/// How long before the last checkpoint it is asked once more, and how old its word may be then.
+const AHEAD: Duration = Duration::from_secs(30);
+const FRESH: Duration = Duration::from_secs(60);
 /// How long we try to reach it when time is short.
 const HASTE: Duration = Duration::from_secs(5);
 /// Between attempts at the last checkpoint, at least and at most.
@@ -86,10 +90,12 @@ struct Clock {
     end: Option<Instant>,
     total: Option<Instant>,
     asked: Instant,
+    tried: Instant,
     lead: Duration,
     next_ask: Instant,
     next_fence: Instant,
     next_glance: Option<Instant>,
+    next_cause: Instant,
     retry: Instant,
 }
 
@@ -103,10 +109,14 @@ pub struct Round<'a> {
     fence: Fence,
     record: Record,
     info: Info,
+    /// What the command line says of the total.
+    wanted: SlurmTime,
     warning: Option<Warning>,
     shells: Vec<Deferred>,
     /// Held back signals that were acted upon.
     taken: Vec<i32>,
+    /// All that have come.
+    heard: Vec<i32>,
     clock: Clock,
     warned: Option<i32>,
     terminated: bool,
@@ -134,9 +144,15 @@ impl<'a> Round<'a> {
         self.here.leads()
     }
 
-    /// Whether a first checkpoint has been measured in any round.
-    pub fn is_measured(&self) -> bool {
-        self.record.longest().is_some()
+    /// Whether checkpoints may be taken: the job has not been told to end.
+    pub fn is_sound(&self) -> bool {
+        !self.terminated && self.fate.is_none()
+    }
+
+    /// The tasks' coordinator is gone: they will come to no generation together any more.
+    pub fn is_alone(&mut self, generation: u64) -> Turn {
+        let what = "the coordinator of the tasks is gone";
+        self.earlier(generation, Error::new(ErrorKind::Gone, what))
     }
 
     /// The mean time between failures that the job has seen, begun at `guess` for one node.
@@ -149,8 +165,10 @@ impl<'a> Round<'a> {
         let clock = &self.clock;
         let moment = self.last_moment().map(|moment| moment.max(clock.retry));
         let moment = moment.filter(|_| !self.is_saved && self.here.leads());
+        let cause = self.terminated.then_some(clock.next_cause);
         let times = [Some(clock.next_ask), Some(clock.next_fence), clock.next_glance, moment];
-        times.into_iter().flatten().min().filter(|_| self.fate.is_none())
+        let times = times.into_iter().chain([self.refresh(), cause]);
+        times.flatten().min().filter(|_| self.fate.is_none())
     }
 
     /// What is to be done now. `generation` is the newest on disk; `resident` tells the bytes of
@@ -165,38 +183,40 @@ impl<'a> Round<'a> {
             if let Err(error) = self.fence.check() {
                 return self.ends(Fate::Superseded(error));
             }
-            if !self.is_measured() {
-                self.clock.lead = lead(None, resident());
+            if self.record.longest().is_none() {
+                self.reckon(resident().max(1));
             }
         }
         self.glance(now);
-        if std::mem::take(&mut self.terminated) {
-            return self.terminated(generation);
+        if self.terminated
+            && now >= self.clock.next_cause
+            && let Some(turn) = self.terminated(generation)
+        {
+            return turn;
         }
         if !self.here.leads() {
             self.warned = None;
             return Turn::Nothing;
         }
-        if let Some(signal) = self.warned.take() {
-            self.warned(signal);
+        if let Some(signal) = self.warned.take()
+            && let turn @ Turn::End = self.warned(signal, generation)
+        {
+            return turn;
         }
-        if now >= self.clock.next_ask {
+        if now >= self.clock.next_ask || self.refresh().is_some_and(|at| at <= now) {
             self.ask(HASTE);
         }
-        self.last(generation, now)
+        // A step that TERM has reached is no more what it was.
+        if self.terminated && self.here.in_step {
+            return Turn::Nothing;
+        }
+        self.last(generation, Instant::now())
     }
 
     /// Whether it is time for the last checkpoint.
     fn last(&mut self, generation: u64, now: Instant) -> Turn {
         if self.is_saved || now < self.clock.retry || !self.is_time() {
             return Turn::Nothing;
-        }
-        // It may have been given more time.
-        if now.saturating_duration_since(self.clock.asked) > FRESH {
-            self.ask(HASTE);
-            if self.terminated || !self.is_time() {
-                return Turn::Nothing;
-            }
         }
         let over = self.clock.end.into_iter().chain(self.clock.total).min();
         if let Some(trouble) = self.trouble.take_if(|_| over.is_some_and(|over| over <= now)) {
@@ -209,6 +229,13 @@ impl<'a> Round<'a> {
         self.last_moment().is_some_and(|moment| moment <= Instant::now())
     }
 
+    /// When slurmctld is asked whether the job was given more time, shortly before the last moment.
+    fn refresh(&self) -> Option<Instant> {
+        let at = self.last_moment()?.checked_sub(AHEAD)?;
+        let at = at.max(self.clock.asked + FRESH).max(self.clock.tried + AHEAD);
+        (self.here.leads() && !self.is_saved && !self.hurry).then_some(at)
+    }
+
     fn total_is_up(&self) -> bool {
         self.clock.total.is_some_and(|total| total <= Instant::now())
     }
@@ -218,8 +245,8 @@ impl<'a> Round<'a> {
             return Some(self.clock.asked);
         }
         let Clock { began, end, total, lead, .. } = self.clock;
-        // Every process of a step gets a step's warning, and few expect it.
-        let to_steps = self.warning.filter(|w| self.here.in_step && !w.to_the_shell);
+        // Every process of a step gets a warning, one for the shell by way of srun, and few expect it.
+        let to_steps = self.warning.filter(|_| self.here.in_step);
         let deadly = to_steps.map_or(0, |warning| warning.ahead + EARLY);
         Times { began, end, total, lead, deadly: Duration::from_secs(deadly) }.last_moment()
     }
@@ -241,14 +268,16 @@ impl<'a> Round<'a> {
     /// A checkpoint was taken.
     pub fn took(&mut self, generation: u64, time: Duration) {
         self.record.took(time);
-        self.clock.lead = lead(self.record.longest(), 0);
+        self.reckon(0);
         self.note(generation);
     }
 
     /// It was the round's last one.
     pub fn is_saved(&mut self) {
         if self.is_time() {
-            (self.is_saved, self.trouble) = (true, None);
+            self.trouble = None;
+            // One that somebody has wished for is not the last, if the job runs on.
+            self.is_saved = !std::mem::take(&mut self.hurry) || self.is_time();
         }
     }
 
