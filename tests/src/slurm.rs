@@ -6,6 +6,7 @@ mod config;
 mod job;
 mod keeper;
 mod together;
+mod work;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -19,9 +20,10 @@ use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 
 pub use config::Options;
-pub use job::{Job, NOTE, SHORT, Work};
+pub use job::{Job, NOTE, SHORT};
 use keeper::Keeper;
 pub use together::Scenario;
+pub use work::Work;
 
 use crate::tools::tools;
 use crate::tree;
@@ -275,7 +277,7 @@ impl Cluster {
         if !path.exists() {
             fs::create_dir(&path).expect("the folder is ours");
             self.user.own(&path);
-            job::furnish(&path);
+            work::furnish(&path);
         }
         let options: String = options.iter().map(|option| format!("#SBATCH {option}\n")).collect();
         let script =
