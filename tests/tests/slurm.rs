@@ -28,7 +28,10 @@ fn limits() {
 
 /// Seconds of HH:MM:SS in a job's comment.
 fn comment(fields: &Fields) -> u64 {
-    let text = fields.get("Comment").map_or("", String::as_str);
+    seconds(fields.get("Comment").map_or("", String::as_str))
+}
+
+fn seconds(text: &str) -> u64 {
     let parts: Vec<u64> = text.split(':').filter_map(|part| part.parse().ok()).collect();
     let [hours, minutes, seconds] = parts[..] else { panic!("{text:?} is no HH:MM:SS") };
     hours * 3600 + minutes * 60 + seconds
@@ -69,26 +72,26 @@ fn three_short_rounds(cluster: &Cluster) {
     }
 }
 
-/// The rounds become shorter at the end of the total.
+/// No round is much longer than what is left of the total.
 fn a_small_total(cluster: &Cluster) {
-    let lines = script(&[NOTE, "exec ckpt-launch --slurm --total 2:00 -- ./steps.sh output"]);
-    let job = cluster.submit("small-total", &["-t 3"], &lines);
+    let lines = script(&[NOTE, "exec ckpt-launch --slurm --total 15:00 -- ./steps.sh output"]);
+    let job = cluster.submit("small-total", &["-t 60"], &lines);
     for life in 1..=2 {
         job.makes_steps("output");
-        job.update("EndTime=now+20");
-        // A word to look at the time again.
+        // Somebody wants it to make room.
         job.scancel(&["-b", "--signal=USR1"]);
         job.until_life(life);
     }
-    job.completes(Work::Script, "output");
-    job.must_be_exact(Work::Script, "output");
-    let limits: Vec<String> = job
-        .rounds()
-        .into_iter()
-        .map(|(_, _, mut fields)| fields.remove("TimeLimit").expect("it has one"))
-        .collect();
-    assert_eq!(limits, ["00:03:00", "00:02:00", "00:02:00"]);
-    must_reckon_rightly(&job, 120);
+    job.completes_exactly(Work::Script, "output");
+    let limits: Vec<(u64, Fields)> =
+        job.rounds().into_iter().map(|(_, _, it)| (seconds(&it["TimeLimit"]), it)).collect();
+    assert_eq!((limits.len(), limits[0].0), (3, 3600));
+    for (limit, fields) in &limits[1..] {
+        let left = comment(fields);
+        // In whole minutes, and with time for a checkpoint.
+        assert!((left..left + 120).contains(limit), "{left} s are left, the limit is {limit} s");
+    }
+    must_reckon_rightly(&job, 900);
 }
 
 /// It is saved and not requeued; a person may go on with it.

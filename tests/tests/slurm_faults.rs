@@ -109,8 +109,8 @@ fn the_controller_is_away() {
         let update = format!("scontrol update JobId=$SLURM_JOB_ID EndTime=now+{seconds}");
         script(&["if [ ! -e begun ]; then", &update, "date +%s >begun", "fi", launch])
     };
-    let late = cluster.submit("late", &["-t 2"], &ends_in(100));
-    let over = cluster.submit("over", &["-t 2"], &ends_in(70));
+    let late = cluster.submit("late", &["-t 2"], &ends_in(90));
+    let over = cluster.submit("over", &["-t 2"], &ends_in(60));
     let touch = "scontrol update JobId=$SLURM_JOB_ID Comment=x && touch begun";
     let lines = script(&[touch, "until [ -e go ]; do sleep 0.1; done", launch]);
     let new = cluster.submit("new", &["-t 5"], &lines);
@@ -124,7 +124,7 @@ fn the_controller_is_away() {
     new.write("go", "");
     over.until_image(&[]);
     let begun: u64 = over.read("begun").trim().parse().expect("the script has written it");
-    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(begun + 70);
+    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(begun + 60);
     let image = over.images().first().and_then(|image| image.metadata().ok()?.modified().ok());
     assert!(image < Some(end), "the last checkpoint came when the time was up");
     over.waits_for("the end of its time", || SystemTime::now() > end + Duration::from_secs(2));
@@ -140,8 +140,7 @@ fn the_controller_is_away() {
     let limit = new.field("TimeLimit");
     assert!(limit.as_str() <= "00:05:00", "the five minutes have become {limit}");
     for job in [late, over, new] {
-        job.completes(Work::Script, "output");
-        job.must_be_exact(Work::Script, "output");
+        job.completes_exactly(Work::Script, "output");
         assert_eq!(job.restarts(), 1);
     }
 }

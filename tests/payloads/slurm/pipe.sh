@@ -8,7 +8,7 @@ produce() {
         echo "$step $sum"
         ((step == steps)) && break
         [ -e "$name.finish" ] && break
-        sleep "${PACE:-0.05}"
+        [ "$PACE" ] || sleep 0.05
     done
 }
 produce | {

@@ -6,7 +6,7 @@ name=$1 steps=${2:-0}
 exec >"$name"
 sum=1
 for ((step = 1; ; step++)); do
-    for ((i = 0; i < 200; i++)); do sum=$(((sum * 1103515245 + step + 12345) % 2147483648)); done
+    for ((i = 0; i < 50; i++)); do sum=$(((sum * 1103515245 + step + 12345) % 2147483648)); done
     echo "step $step sum $sum"
     echo "$step" >>"$name.journal"
     ((step == steps)) && break
@@ -15,7 +15,7 @@ for ((step = 1; ; step++)); do
     if [ -e "$name.refuse" ] && [ ! -e "$name.refused" ]; then
         exec 9<>/dev/udp/127.0.0.1/9 && : >"$name.refused"
     fi
-    sleep "${PACE:-0.05}"
+    [ "$PACE" ] || sleep 0.05
 done
 echo "checksum $sum"
 [ -s "$name.finish" ] && exit "$(<"$name.finish")"

@@ -51,8 +51,7 @@ impl Job<'_> {
         for life in 1..=lives {
             self.until_life(life);
         }
-        self.completes(work, output);
-        self.must_be_exact(work, output);
+        self.completes_exactly(work, output);
         assert!(!self.cluster.timed_out(self), "job {} was over its limit", self.id);
     }
 
@@ -64,6 +63,12 @@ impl Job<'_> {
         self.must_be_right(work, output);
         self.must_have_lived_singly(output);
         self.until_gone();
+    }
+
+    /// The same; moreover, no step may have been made twice.
+    pub fn completes_exactly(&self, work: Work, output: &str) {
+        self.completes(work, output);
+        self.must_have_made_each_step_once(output);
     }
 
     /// At no time has more than one incarnation made steps: each time, one has gone back to where a
@@ -122,6 +127,10 @@ impl Job<'_> {
     /// When it has.
     pub fn must_be_exact(&self, work: Work, output: &str) {
         self.must_be_right(work, output);
+        self.must_have_made_each_step_once(output);
+    }
+
+    fn must_have_made_each_step_once(&self, output: &str) {
         let journal = self.read(&format!("{output}.journal"));
         for (line, step) in journal.lines().zip(1..) {
             assert_eq!(
