@@ -30,7 +30,10 @@ impl Cause {
             return Self::Requeued;
         }
         match (info.state.as_str(), info.reason.as_str()) {
-            ("RUNNING" | "SUSPENDED", _) => Self::Warning,
+            // SIGNALING is what a running job is while it is being sent the warning.
+            ("RUNNING" | "SIGNALING" | "SUSPENDED" | "STOPPED" | "RESIZING" | "CONFIGURING", _) => {
+                Self::Warning
+            }
             ("PENDING" | "REQUEUED" | "REQUEUE_HOLD" | "NODE_FAIL", _) => Self::Requeued,
             ("TIMEOUT" | "PREEMPTED", _) | (_, "TimeLimit") => Self::Limit,
             _ => Self::Cancelled,
@@ -46,6 +49,7 @@ mod tests {
     fn the_table() {
         for (state, reason, restarts, cause) in [
             ("RUNNING", "None", 1, Cause::Warning),
+            ("SIGNALING", "None", 1, Cause::Warning),
             ("COMPLETING", "TimeLimit", 1, Cause::Limit),
             ("TIMEOUT", "TimeLimit", 1, Cause::Limit),
             ("COMPLETING", "None", 1, Cause::Cancelled),

@@ -30,9 +30,9 @@ pub struct Record {
     /// The time limit that was asked for, seconds.
     #[serde(default)]
     pub limit: Option<u64>,
-    /// The limit (minutes) and the comment that we have set for this round.
+    /// The comment that we have set for this round.
     #[serde(default)]
-    pub set: (Option<u64>, Option<String>),
+    pub set: Option<String>,
     /// What the job may take over all rounds, seconds.
     #[serde(default)]
     pub total: Option<u64>,
@@ -93,20 +93,13 @@ impl Record {
             .map_err(|e| Error::os(format!("cannot rename {}", path.display()), e))
     }
 
-    /// Learns from slurmctld what was asked for; `total` is what the command line says. What users
-    /// have changed since the last round is their wish.
+    /// Learns from slurmctld what was asked for; `total` is what the command line says. A comment that
+    /// somebody has changed since the last round says what is left from now on.
     pub fn learn(&mut self, info: &Info, total: SlurmTime) {
-        let limit = info.limit.seconds();
-        let is_ours = self.set.0.is_some() && self.set.0 == info.limit.minutes_up();
-        match (self.limit, info.least) {
-            (None, _) => self.limit = limit,
-            // A round's limit may have been cut down to fit in.
-            (Some(_), SlurmTime::Limit(_)) => self.limit = self.limit.max(limit),
-            (Some(_), _) if !is_ours && limit.is_some() => self.limit = limit,
-            _ => {}
-        }
+        // The largest: a round's limit may have been cut down to fit in, or by its end.
+        self.limit = self.limit.max(info.limit.seconds());
         let comment = info.comment_as_time().and_then(SlurmTime::seconds);
-        let is_ours = self.set.1.is_none() || self.set.1 == info.comment;
+        let is_ours = self.set.is_none() || self.set == info.comment;
         match (self.total, comment) {
             (None, _) => self.total = total.seconds().or(comment),
             (Some(_), Some(left)) if !is_ours => self.total = Some(self.used_before() + left),
@@ -210,14 +203,11 @@ mod tests {
         record.learn(&info(7200, "10:00:00"), SlurmTime::Unset);
         assert_eq!((record.limit, record.total), (Some(7200), Some(36000)));
         record.rounds = vec![round(0, 6000, Some("requeued")), round(0, 0, None)];
-        record.set = (Some(60), Some("08:20:00".into()));
+        record.set = Some("08:20:00".into());
         record.learn(&info(3600, "08:20:00"), SlurmTime::Unset);
         assert_eq!((record.limit, record.total), (Some(7200), Some(36000)), "it was we");
-        record.learn(&info(1800, "00:30:00"), SlurmTime::Unset);
-        assert_eq!((record.limit, record.total), (Some(1800), Some(7800)));
-        let cut = Info { least: SlurmTime::Limit(60), ..info(600, "00:30:00") };
-        record.learn(&cut, SlurmTime::Unset);
-        assert_eq!(record.limit, Some(1800), "it was the scheduler");
+        record.learn(&info(9000, "00:30:00"), SlurmTime::Unset);
+        assert_eq!((record.limit, record.total), (Some(9000), Some(7800)));
     }
 
     #[test]

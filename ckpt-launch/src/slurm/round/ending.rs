@@ -213,7 +213,7 @@ impl Round<'_> {
         let patience = Duration::from_secs(24 * 3600);
         let restarts = self.here.restarts;
         let (outcome, set) = requeue::requeue(scontrol, restarts, &next, patience, self.voice)?;
-        self.record.set = (set.minutes, set.comment);
+        self.record.set = set.comment;
         Ok(outcome)
     }
 
