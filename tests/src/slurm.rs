@@ -272,13 +272,33 @@ impl Cluster {
         ids.into_values().map(|id| Job::new(self, id, self.folder(folder))).collect()
     }
 
-    fn sbatch(&self, folder: &str, options: &[&str], lines: &str) -> u32 {
-        let path = self.folder(folder);
+    /// Submits what `ckpt-launch sbatch` makes of these words, which works in that folder.
+    ///
+    /// # Panics
+    ///
+    /// When it is refused.
+    pub fn submit_by_ckpt_launch(&self, folder: &str, words: &[&str]) -> Job<'_> {
+        let path = self.furnished_folder(folder);
+        let mut command = self.client("ckpt-launch");
+        command.args(["sbatch", "--submit", "-o", "log.%j"]).args(words).current_dir(&path);
+        let said = said(&mut command).unwrap_or_else(|e| panic!("{folder} is not accepted: {e}"));
+        println!("{folder}: {said}");
+        let id = said.split_whitespace().next_back().and_then(|word| word.parse().ok());
+        Job::new(self, id.expect("sbatch gives a number"), path)
+    }
+
+    fn furnished_folder(&self, name: &str) -> PathBuf {
+        let path = self.folder(name);
         if !path.exists() {
             fs::create_dir(&path).expect("the folder is ours");
             self.user.own(&path);
             work::furnish(&path);
         }
+        path
+    }
+
+    fn sbatch(&self, folder: &str, options: &[&str], lines: &str) -> u32 {
+        let path = self.furnished_folder(folder);
         let options: String = options.iter().map(|option| format!("#SBATCH {option}\n")).collect();
         let script =
             format!("#!/bin/bash\n#SBATCH -o log.%j --open-mode=append\n{options}{lines}\n");

@@ -19,7 +19,8 @@ fn limits() {
     cluster.plays(&[
         ("whole_minutes", &whole_minutes),
         ("three_short_rounds", &three_short_rounds),
-        ("a_small_total", &a_small_total),
+        ("a_small_total", &|cluster| a_small_total(cluster, "--total 15:00", "--nice")),
+        ("a_small_total_as_comment", &|cluster| a_small_total(cluster, "", "--comment=15:00")),
         ("a_total_that_is_used_up", &a_total_that_is_used_up),
         ("an_array_in_one_directory", &an_array_in_one_directory),
         ("two_jobs_in_one_directory", &two_jobs_in_one_directory),
@@ -73,9 +74,9 @@ fn three_short_rounds(cluster: &Cluster) {
 }
 
 /// No round is much longer than what is left of the total.
-fn a_small_total(cluster: &Cluster) {
-    let lines = script(&[NOTE, "exec ckpt-launch --slurm --total 15:00 -- ./steps.sh output"]);
-    let job = cluster.submit("small-total", &["-t 60"], &lines);
+fn a_small_total(cluster: &Cluster, flags: &str, option: &str) {
+    let lines = script(&[NOTE, &format!("exec ckpt-launch --slurm {flags} -- ./steps.sh output")]);
+    let job = cluster.submit(&format!("small-total{option}"), &["-t 60", option], &lines);
     for life in 1..=2 {
         job.makes_steps("output");
         // Somebody wants it to make room.
@@ -133,6 +134,8 @@ fn signals() {
         ("warned_by_usr1", &|cluster| warned(cluster, "USR1", "")),
         ("warned_by_usr1_with_exec", &|cluster| warned(cluster, "USR1", "exec")),
         ("a_step_is_warned", &a_step_is_warned),
+        ("written_by_ckpt_launch", &written_by_ckpt_launch),
+        ("two_commands", &two_commands),
         ("done_when_warned", &|cluster| done_when_warned(cluster, "")),
         ("done_when_warned_with_exec", &|cluster| done_when_warned(cluster, "exec")),
     ]);
@@ -159,6 +162,30 @@ fn a_step_is_warned(cluster: &Cluster) {
     let launch = "srun ckpt-launch --slurm -- ./steps.sh output";
     let job = cluster.submit("step", &["-t 2", "--signal=USR1@20"], launch);
     job.goes_through(Work::Script, "output", 1);
+}
+
+/// A script that nobody has written by hand.
+fn written_by_ckpt_launch(cluster: &Cluster) {
+    let words = ["--time", "1:00", "--total", "10:00", "--", "./steps.sh", "output"];
+    let job = cluster.submit_by_ckpt_launch("by-ckpt-launch", &words);
+    job.goes_through(Work::Script, "output", 1);
+    assert!(comment(&job.fields()) < 600, "{:?}", job.fields());
+}
+
+/// One after the other: what has ended does not begin anew in a later round.
+fn two_commands(cluster: &Cluster) {
+    let [first, second] = ["first", "second"]
+        .map(|output| format!("ckpt-launch --slurm -- ./steps.sh {output} || exit"));
+    let job = cluster.submit("two-commands", &["-t 1"], &script(&[SHORT, &first, &second]));
+    job.until_life(1);
+    assert!(!job.path("second").exists());
+    job.makes_steps("first");
+    job.finish("first");
+    job.makes_steps("second");
+    job.must_be_exact(Work::Script, "first");
+    job.until_life(2);
+    job.completes_exactly(Work::Script, "second");
+    job.must_be_exact(Work::Script, "first");
 }
 
 /// A job that is told that its time will be up, but needs no more.
