@@ -97,11 +97,16 @@ fn stay(
 ) -> std::result::Result<u8, Failure> {
     let signals = Signals::take(false).map_err(ordinary)?;
     let total = slurm.total.unwrap_or_default();
-    let Place { dir, fence, .. } = place;
+    let Place { dir, fence, job_dir } = place;
+    let others = here.clone();
+    let ended = move || together::all_have_ended(&others, &job_dir).unwrap_or(false);
+    if ended() {
+        return Ok(status);
+    }
     let start = Start { here, dir, fence, command: None, info: None, total };
     let mut round = begin(start, voice).map_err(ordinary)?;
     let newest = meeting.generation.unwrap_or_default();
-    let (others, generation) = linger(&mut round, &meeting.address, &signals, false, newest);
+    let (others, generation) = linger(&mut round, &meeting.address, &signals, &ended, newest);
     let end = others.unwrap_or(End::Exited(status.into()));
     Ok(round.over(&end, generation, &signals).unwrap_or(status))
 }

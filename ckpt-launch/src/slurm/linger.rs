@@ -21,14 +21,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const ARRIVAL: Duration = Duration::from_secs(120);
 
 /// Stays; gives how the others' round was ended, or nothing if their payloads have ended, too; and the
-/// newest generation that they have. If they have not yet `come`, they are waited for.
+/// newest generation that they have. Those that have not come yet are waited for, unless they `ended`.
 pub fn linger(
     round: &mut Round<'_>,
     address: &Address,
     signals: &Signals,
-    mut come: bool,
+    ended: &dyn Fn() -> bool,
     mut generation: u64,
 ) -> (Option<End>, u64) {
+    let mut come = false;
     let (mut asked, late) = (false, Instant::now() + ARRIVAL);
     loop {
         while let Some(signal) = signals.next() {
@@ -39,6 +40,7 @@ pub fn linger(
         let answer = client::ask(address, Command::Status).ok();
         let answer = answer.filter(|answer| answer.processes > 0);
         come |= answer.is_some() || Instant::now() >= late;
+        come = come || ended();
         if come && answer.is_none() {
             return (asked.then_some(End::Stopped(Stop::Checkpointed)), generation);
         }

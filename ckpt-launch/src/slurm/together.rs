@@ -182,7 +182,16 @@ fn write(path: &Path, note: &Note) -> Result<()> {
     spare.persist(path).map(drop).map_err(|e| failed(e.error))
 }
 
-/// How many tasks' payloads have ended in earlier rounds.
+/// Whether the payloads of all tasks have ended, in this round or an earlier one.
+///
+/// # Errors
+///
+/// A record cannot be read.
+pub fn all_have_ended(here: &Here, dir: &Path) -> Result<bool> {
+    Ok(here.restarts > 0 && ended(here, dir)? == here.tasks)
+}
+
+/// How many tasks' payloads have ended.
 fn ended(here: &Here, dir: &Path) -> Result<u32> {
     let mut ended = 0;
     for task in (0..here.tasks).filter(|_| here.restarts > 0) {

@@ -95,7 +95,7 @@ impl Supervisor<'_> {
             && round.has_finished(end)
         {
             let (address, signals) = (peer.address(), &self.signals);
-            let (others, generation) = linger(&mut round, address, signals, true, generation);
+            let (others, generation) = linger(&mut round, address, signals, &|| true, generation);
             return round.over(others.as_ref().unwrap_or(end), generation, signals);
         }
         round.over(end, generation, &self.signals)

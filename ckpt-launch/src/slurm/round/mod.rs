@@ -50,6 +50,9 @@ const HASTE: Duration = Duration::from_secs(5);
 /// Between attempts at the last checkpoint, at least and at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(60));
 
+/// So long before its end a round is given up that comes to no checkpoint.
+const BEFORE: Duration = Duration::from_secs(2);
+
 /// What the supervisor is to do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
@@ -219,7 +222,9 @@ impl<'a> Round<'a> {
             return Turn::Nothing;
         }
         let over = self.clock.end.into_iter().chain(self.clock.total).min();
-        if let Some(trouble) = self.trouble.take_if(|_| over.is_some_and(|over| over <= now)) {
+        if let Some(trouble) =
+            self.trouble.take_if(|_| over.is_some_and(|over| over <= now + BEFORE))
+        {
             return self.earlier(generation, trouble);
         }
         Turn::Last { stop: self.info.requeue || self.total_is_up() }
@@ -286,7 +291,10 @@ impl<'a> Round<'a> {
         let now = Instant::now();
         let over = self.clock.end.into_iter().chain(self.clock.total).min();
         let left = over.map_or(RETRY.1, |over| over.saturating_duration_since(now) / 4);
-        self.clock.retry = now + left.clamp(RETRY.0, RETRY.1);
+        let next = now + left.clamp(RETRY.0, RETRY.1);
+        // The decision must come before Slurm's.
+        let last = over.and_then(|over| over.checked_sub(BEFORE)).filter(|&last| last > now);
+        self.clock.retry = last.map_or(next, |last| next.min(last));
         self.trouble = Some(error);
     }
 
