@@ -48,7 +48,7 @@ fn mask(pid: i32, field: &str) -> Result<u64> {
 /// # Errors
 ///
 /// It is gone.
-pub fn unhandled(pid: i32, signals: &[i32]) -> Result<Vec<i32>> {
+fn unhandled(pid: i32, signals: &[i32]) -> Result<Vec<i32>> {
     let handled = mask(pid, "SigBlk")? | mask(pid, "SigIgn")? | mask(pid, "SigCgt")?;
     Ok(signals.iter().copied().filter(|&signal| bit(signal) & !handled != 0).collect())
 }

@@ -67,7 +67,6 @@ fn of_dmtcp(report: backend::Report) -> Report {
         bytes_stored: report.bytes,
         bytes_skipped: 0,
         alone: None,
-        stopped: false,
     }
 }
 

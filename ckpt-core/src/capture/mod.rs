@@ -85,8 +85,6 @@ pub struct Report {
     pub bytes_skipped: u64,
     /// Why this generation is not one of all launchers ([`Gate::published`]).
     pub alone: Option<String>,
-    /// The job was killed with it ([`Options::stop`]).
-    pub stopped: bool,
 }
 
 /// Takes a checkpoint of `job` and returns once the image is durable; `job.generation` is then
@@ -183,8 +181,9 @@ fn take(
     gate.pass(Step::Durable)?;
     let published = finished.publish()?;
     let alone = gate.published(generation, &published.path).err();
-    let stopped = alone.is_none() && taken.held.is_some();
-    if stopped && let Some(frozen) = taken.held {
+    if alone.is_none()
+        && let Some(frozen) = taken.held
+    {
         frozen.kill();
     }
     if let Err(error) = directory.prune(job.id, options.keep.max(1)) {
@@ -201,7 +200,6 @@ fn take(
         bytes_stored: published.bytes,
         bytes_skipped: taken.skipped + taken.streamed.zero,
         alone: alone.map(|error| error.to_string()),
-        stopped,
     })
 }
 

@@ -88,11 +88,6 @@ impl Fence {
         Ok(Some(Self { file, claim }))
     }
 
-    /// Our claim.
-    pub fn ours(&self) -> &Claim {
-        &self.claim
-    }
-
     /// Fails if another incarnation has the directory now.
     ///
     /// # Errors
