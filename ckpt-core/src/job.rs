@@ -56,6 +56,22 @@ pub struct History {
     pub restarts: u32,
 }
 
+/// The container that a job runs in, so that a restart enters the same one again. It is part of an
+/// image; the engine itself makes nothing of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, bincode::Encode, bincode::Decode)]
+pub struct Container {
+    /// The runtime's name: "podman", "apptainer" …
+    pub runtime: String,
+    /// The container image, as the runtime knows it.
+    pub image: String,
+    /// What no other container image has, as far as the runtime has such a thing; else empty.
+    pub identity: String,
+    /// Further arguments for the runtime.
+    pub arguments: Vec<String>,
+    /// Folders of the host that are in it, under the same names.
+    pub folders: Vec<String>,
+}
+
 /// A running job, as launcher or restorer know it.
 #[derive(Debug, Clone)]
 pub struct Job {
@@ -72,6 +88,8 @@ pub struct Job {
     pub generation: u64,
     /// What it has been through.
     pub history: History,
+    /// The container around it.
+    pub container: Option<Container>,
     /// System calls that stood at the last freeze or rebuild.
     pub(crate) standing: Standing,
 }
@@ -87,6 +105,7 @@ impl Job {
             root,
             generation: 0,
             history: History::default(),
+            container: None,
             standing: Standing::default(),
         }
     }

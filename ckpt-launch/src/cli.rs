@@ -12,6 +12,7 @@ use ckpt_core::job::JobId;
 use ckpt_core::{Error, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::container::flags::InContainer;
 use crate::coordinator::place::Address;
 use crate::coordinator::secret;
 use crate::pace::{self, Interval, Pace};
@@ -175,6 +176,23 @@ pub struct With {
     pub dmtcp: Option<PathBuf>,
 }
 
+impl With {
+    /// The same as words of a command line, as far as it isn't the usual.
+    pub fn words(&self) -> Vec<OsString> {
+        let backend = match self.backend {
+            Engine::Auto => None,
+            Engine::Native => Some("--backend=native".into()),
+            Engine::Dmtcp => Some("--backend=dmtcp".into()),
+        };
+        let dmtcp = self.dmtcp.iter().map(|dir| {
+            let mut word = OsString::from("--dmtcp=");
+            word.push(dir);
+            word
+        });
+        backend.into_iter().chain(dmtcp).collect()
+    }
+}
+
 /// The engines there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Engine {
@@ -263,6 +281,9 @@ pub struct Launch {
     /// Take checkpoints together with other jobs, as the coordinator at this address says
     #[arg(long, value_name = "HOST:PORT")]
     pub join: Option<JoinAt>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub container: InContainer,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub slurm: UnderSlurm,

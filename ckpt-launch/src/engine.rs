@@ -1,5 +1,5 @@
-//! What takes a job's checkpoints: our own engine, or a DMTCP that is installed here. The supervisor
-//! does not care which.
+//! What takes a job's checkpoints: our own engine, a DMTCP that is installed here, or whichever of them
+//! the other half of this launcher has inside a container. The supervisor does not care which.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,6 +11,9 @@ use ckpt_core::{Result, capture::Step};
 
 use crate::backend::{self, Backend, Choice, Driver, Found};
 use crate::cli::{Engine as Wanted, Keeping, With};
+use crate::container::outside::Outside;
+use crate::coordinator::wire::Process;
+use crate::tree;
 
 /// A checkpoint by DMTCP that has not come to its end by then is given up.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -22,6 +25,8 @@ pub enum Engine {
     Native,
     /// DMTCP.
     Dmtcp(Box<Driver>),
+    /// The half inside a container.
+    Contained(Box<Outside>),
 }
 
 impl Engine {
@@ -39,6 +44,7 @@ impl Engine {
     ) -> Result<Report> {
         match self {
             Self::Native => capture::checkpoint_together(job, options, observer, gate),
+            Self::Contained(outside) => outside.checkpoint(job, options, gate),
             Self::Dmtcp(driver) => {
                 // DMTCP freezes, captures and publishes by itself: its job goes along with others'
                 // as far as it can, and is published before the last step.
@@ -50,6 +56,32 @@ impl Engine {
                 let alone = gate.published(report.generation, &report.path).err();
                 Ok(Report { alone: alone.map(|error| error.to_string()), ..of_dmtcp(report) })
             }
+        }
+    }
+}
+
+impl Engine {
+    /// Name and numbers of the job's processes, `parent`'s descendants.
+    pub fn processes(&mut self, parent: i32) -> Vec<Process> {
+        match self {
+            Self::Contained(outside) => outside.census().0,
+            _ => tree::processes(parent),
+        }
+    }
+
+    /// Bytes of memory that they have of their own, about.
+    pub fn resident(&mut self, parent: i32) -> u64 {
+        match self {
+            Self::Contained(outside) => outside.census().1,
+            _ => tree::resident(parent),
+        }
+    }
+
+    /// The half inside a container, seen from outside.
+    pub fn outside(&mut self) -> Option<&mut Outside> {
+        match self {
+            Self::Contained(outside) => Some(outside),
+            _ => None,
         }
     }
 }

@@ -14,6 +14,8 @@ use ckpt_core::{Error, ErrorKind, Result};
 
 use crate::backend::{Backend, Driver};
 use crate::cli::{self, JoinAt, Launch};
+use crate::container::enter as enter_container;
+use crate::container::inside::Inside;
 use crate::control::place::{Ownership, Place, host};
 use crate::control::protocol::Event;
 use crate::control::server::Server;
@@ -71,6 +73,11 @@ pub fn launch<'a>(
     voice: &'a Voice,
     round: Option<(Round<'a>, Signals)>,
 ) -> Result<u8, Failure> {
+    if let Some(runtime) = args.container.container {
+        return enter_container::launch(args, runtime, with, voice, round);
+    }
+    let inside = args.container.inside.as_deref().map(Inside::connect);
+    let mut inside = inside.transpose().map_err(ordinary)?;
     let dir = checkpoint_directory(&args.place.directory()).map_err(ordinary)?;
     let [program, ..] = args.command.as_slice() else {
         return Err(ordinary(Error::new(ErrorKind::Usage, "there is no COMMAND")));
@@ -82,7 +89,10 @@ pub fn launch<'a>(
     };
     become_subreaper().map_err(ordinary)?;
 
-    let id = JobId::random();
+    let id = match &inside {
+        Some(inside) => inside.welcome().job.parse().map_err(ordinary)?,
+        None => JobId::random(),
+    };
     let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
     // Before there is a job: a coordinator that turns us away must not leave one behind.
     let peer = with.join.clone().map(|at| Peer::join(at, joining(id, &name, 0)));
@@ -106,15 +116,19 @@ pub fn launch<'a>(
     }
 
     let parent = std::process::id().cast_signed();
-    let job = Job::new(id, name.clone(), parent, pid);
+    let mut job = Job::new(id, name.clone(), parent, pid);
+    if let Some(inside) = &mut inside {
+        job.container = Some(inside.welcome().container.clone());
+        inside.runs(&job);
+    }
     tracing::info!(job = %id, pid, dir = %dir.display(), "launched");
     let dir_text = dir.to_string_lossy().into_owned();
     voice.event(&Event::Launched { job: id.to_string(), name, pid, dir: dir_text });
 
     let dmtcp_names = with.dmtcp_names;
     let root = Root::Child(pid);
-    let begun = Begun { job, engine, root, from: None, peer, dmtcp_names, round };
-    let control = (ownership, server);
+    let begun = Begun { job, engine, root, from: None, peer, dmtcp_names, round, inside };
+    let control = Some((ownership, server));
     Ok(Supervisor::new(voice, signals, control, begun, &args.keeping, dir).run())
 }
 

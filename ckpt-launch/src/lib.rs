@@ -13,6 +13,7 @@
 pub mod backend;
 pub mod cli;
 pub mod commands;
+pub mod container;
 pub mod control;
 pub mod coordinator;
 pub mod dmtcp;

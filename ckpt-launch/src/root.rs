@@ -43,10 +43,13 @@ pub enum End {
     Stopped(Stop),
     /// It can't be told any more.
     Lost(Error),
+    /// It was not begun in its container, where it was said why; with this exit status.
+    NotBegun(u8),
 }
 
 impl End {
-    fn of(status: i32) -> Self {
+    /// From a wait status.
+    pub(crate) fn of(status: i32) -> Self {
         // WaitStatus has no public constructor from a number, hence the macros' arithmetic.
         if libc::WIFSIGNALED(status) {
             Self::Killed(libc::WTERMSIG(status))
@@ -62,6 +65,7 @@ impl End {
             Self::Killed(signal) => 128u8.wrapping_add(*signal as u8),
             Self::Stopped(stop) => stop.exit_code(),
             Self::Lost(error) => error.kind().exit_code(),
+            Self::NotBegun(code) => *code,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use ckpt_core::job::JobId;
 use ckpt_core::rebuild;
 use ckpt_launch::cli::{JoinAt, Keeping, Talk, UnderSlurm, Where, With};
+use ckpt_launch::container::flags::BackInContainer;
 use clap::{Parser, ValueEnum};
 
 /// Bring a job back from a checkpoint, and stay with it until it ends.
@@ -42,6 +43,8 @@ pub struct Restore {
     /// Take checkpoints together with other jobs, as the coordinator at this address says
     #[arg(long, value_name = "HOST:PORT")]
     pub join: Option<JoinAt>,
+    #[command(flatten)]
+    pub container: BackInContainer,
     #[command(flatten)]
     pub slurm: UnderSlurm,
     #[command(flatten)]

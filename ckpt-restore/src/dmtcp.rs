@@ -15,12 +15,12 @@ use ckpt_launch::control::server::Server;
 use ckpt_launch::engine::{self, Engine};
 use ckpt_launch::root::Root;
 use ckpt_launch::signals::Signals;
-use ckpt_launch::slurm::round::Round;
 use ckpt_launch::supervisor::{Begun, Supervisor};
 use ckpt_launch::voice::Voice;
 use ckpt_launch::{launch, words};
 
 use crate::cli::Restore;
+use crate::restore::Part;
 
 /// How long DMTCP may take until the job runs.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -39,7 +39,7 @@ pub fn restore<'a>(
     args: &Restore,
     paths: &[PathBuf],
     voice: &'a Voice,
-    round: Option<Round<'a>>,
+    part: Part<'a>,
 ) -> Result<u8> {
     let set = match paths {
         [dir] if dir.is_dir() => Set::newest_good(dir, &mut |path, error| {
@@ -57,7 +57,11 @@ pub fn restore<'a>(
 
     let job = JobId::random();
     let mut ownership = Ownership::take(Place { dir: dir.clone(), job })?;
-    let signals = Signals::take(false)?;
+    let Part { round, signals, mut inside } = part;
+    let signals = match signals {
+        Some(signals) => signals,
+        None => Signals::take(false)?,
+    };
     launch::become_subreaper()?;
     let server = Server::new(ownership.listen()?);
     let options = engine::dmtcp_options(&dir, &args.keeping, args.talk.quiet);
@@ -75,6 +79,9 @@ pub fn restore<'a>(
     let parent = std::process::id().cast_signed();
     let mut job = Job::new(job, "dmtcp".to_owned(), parent, pid);
     job.generation = generation;
+    if let Some(inside) = &mut inside {
+        inside.runs(&job);
+    }
     let path = first.parent().unwrap_or(&dir).to_string_lossy().into_owned();
     let event = Event::Restored {
         job: job.id.to_string(),
@@ -106,8 +113,9 @@ pub fn restore<'a>(
         peer: None,
         dmtcp_names: false,
         round,
+        inside,
     };
-    let control = (ownership, server);
+    let control = Some((ownership, server));
     Ok(Supervisor::new(voice, signals, control, begun, &args.keeping, dir).run())
 }
 

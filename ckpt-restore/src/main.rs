@@ -3,6 +3,7 @@
 
 mod choose;
 mod cli;
+mod contained;
 mod dmtcp;
 mod names;
 mod restore;

@@ -6,6 +6,7 @@ use std::process::{Child, Command};
 
 use ckpt_core::{Error, ErrorKind, Result};
 use ckpt_launch::cli::{self, Where};
+use ckpt_launch::container::flags::BackInContainer;
 use ckpt_launch::coordinator::place::Address;
 use ckpt_launch::dmtcp::options::{self, Images, Parsed, RestartOptions};
 use ckpt_launch::dmtcp::{Program, words};
@@ -15,7 +16,7 @@ use ckpt_launch::names::{fail, lookup, meeting, talk, voice, warn_of};
 
 use crate::cli::{Pids, Restore};
 use crate::dmtcp;
-use crate::restore;
+use crate::restore::{self, Part};
 
 const OURS: Program = Program::Restart;
 
@@ -34,7 +35,12 @@ fn restart(options: &RestartOptions) -> Result<u8> {
     let common = &options.common;
     let images = images(&options.images)?;
     if images.iter().all(|image| dmtcp::is_meant(image)) {
-        return dmtcp::restore(&args(options, None), &images, &voice(OURS, common.quiet), None);
+        return dmtcp::restore(
+            &args(options, None),
+            &images,
+            &voice(OURS, common.quiet),
+            Part::default(),
+        );
     }
     // Before anything is started: what cannot be restored is known here.
     for image in &images {
@@ -64,6 +70,7 @@ fn args(options: &RestartOptions, image: Option<PathBuf>) -> Restore {
         force: false,
         engine: cli::With::default(),
         join: None,
+        container: BackInContainer::default(),
         slurm: cli::UnderSlurm::default(),
         talk: talk(options.common.quiet),
     }

@@ -8,6 +8,7 @@ use ckpt_core::job::Job;
 use ckpt_core::rebuild::{self, Rebuilt};
 use ckpt_core::{Error, ErrorKind, Result};
 use ckpt_launch::cli::{self, JoinAt};
+use ckpt_launch::container::inside::Inside;
 use ckpt_launch::control::environment;
 use ckpt_launch::control::place::{Ownership, Place};
 use ckpt_launch::control::protocol::{Event, Last};
@@ -26,7 +27,19 @@ use ckpt_launch::{images, launch, words};
 
 use crate::choose::{self, Choice};
 use crate::cli::Restore;
+use crate::contained::{self, Contained};
 use crate::{dmtcp, twin};
+
+/// What the job is part of besides.
+#[derive(Debug, Default)]
+pub struct Part<'a> {
+    /// A round of a Slurm job.
+    pub round: Option<Round<'a>>,
+    /// Signals that are held back already.
+    pub signals: Option<Signals>,
+    /// A launcher whose other half is outside of our container.
+    pub inside: Option<Inside>,
+}
 
 /// Brings the job back and stays with it; gives the exit status.
 pub fn run(args: &Restore) -> u8 {
@@ -46,9 +59,9 @@ fn in_slurm(args: &Restore, with: &With, voice: &Voice) -> Result<u8> {
     let total = args.slurm.total.unwrap_or_default();
     let start = Start { here, dir, fence: None, command: None, info: None, total };
     // From here on they are held back, so that none ends us while we wait.
-    let _early = Signals::take(true)?;
+    let early = Signals::take(true)?;
     let round = enter::begin(start, voice)?;
-    restore(args, with, voice, Some(round))
+    restore(args, with, voice, Some((round, early)))
 }
 
 /// Brings it back, with a coordinator, under DMTCP's names or as a round of a Slurm job; gives the
@@ -61,11 +74,18 @@ pub fn restore<'a>(
     args: &Restore,
     with: &With,
     voice: &'a Voice,
-    mut round: Option<Round<'a>>,
+    round: Option<(Round<'a>, Signals)>,
 ) -> Result<u8> {
+    if let Some(contained) = Contained::of(args, voice)? {
+        return contained.restore(args, with, voice, round);
+    }
+    contained::none_wanted(args)?;
+    let (round, signals) = round.unzip();
+    let inside = args.container.inside.as_deref().map(Inside::connect).transpose()?;
+    let mut part = Part { round, signals, inside };
     let path = args.image.clone().unwrap_or_else(|| args.place.directory());
     if dmtcp::is_meant(&path) {
-        return dmtcp::restore(args, &[path], voice, round);
+        return dmtcp::restore(args, &[path], voice, part);
     }
     let mut choice = Choice::of(args)?;
     let dir = choose::home(args, &choice)?;
@@ -85,7 +105,10 @@ pub fn restore<'a>(
         if !args.force {
             twin::check(job, with.dmtcp_names)?;
         }
-        let signals = Signals::take(true)?;
+        let signals = match part.signals.take() {
+            Some(signals) => signals,
+            None => Signals::take(true)?,
+        };
         launch::become_subreaper()?;
         let server = Server::new(ownership.listen()?);
         environment::write(ownership.place())?;
@@ -113,8 +136,13 @@ pub fn restore<'a>(
                 say(voice, &rebuilt, generation);
                 let mut begun = begun(rebuilt, from, with.dmtcp_names);
                 begun.peer = joined(with, &begun.job, voice);
-                begun.round = round.take();
-                let (control, keeping) = ((ownership, server), &args.keeping);
+                begun.round = part.round.take();
+                begun.inside = part.inside.take();
+                if let Some(inside) = &mut begun.inside {
+                    begun.job.container = Some(inside.welcome().container.clone());
+                    inside.runs(&begun.job);
+                }
+                let (control, keeping) = (Some((ownership, server)), &args.keeping);
                 return Ok(Supervisor::new(voice, signals, control, begun, keeping, dir).run());
             }
             Err(error) if error.kind() == ErrorKind::Damaged => {
@@ -152,7 +180,7 @@ fn begun<'a>(rebuilt: Rebuilt, from: Last, dmtcp_names: bool) -> Begun<'a> {
     };
     let engine = Engine::Native;
     let (job, from) = (rebuilt.job, Some(from));
-    Begun { job, engine, root, from, peer: None, dmtcp_names, round: None }
+    Begun { job, engine, root, from, peer: None, dmtcp_names, round: None, inside: None }
 }
 
 fn say(voice: &Voice, rebuilt: &Rebuilt, generation: u64) {

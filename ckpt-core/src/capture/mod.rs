@@ -177,6 +177,9 @@ fn take(
     writer.section(SNAPSHOT, Importance::Critical, &snapshot)?;
     writer.section(PAGES, Importance::Critical, &taken.index)?;
     writer.section(image::Tag::HIST, Importance::Skippable, &with_this(job.history))?;
+    if let Some(container) = &job.container {
+        writer.section(image::Tag::CTNR, Importance::Skippable, container)?;
+    }
     let finished = writer.finish()?;
     gate.pass(Step::Durable)?;
     let published = finished.publish()?;

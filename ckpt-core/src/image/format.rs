@@ -44,12 +44,14 @@ impl Tag {
     pub const INFO: Self = Self(*b"INFO");
     /// What the job has been through; may be skipped.
     pub const HIST: Self = Self(*b"HIST");
+    /// The container around the job; may be skipped.
+    pub const CTNR: Self = Self(*b"CTNR");
     /// The block table; written by the [`Writer`](super::Writer) itself.
     pub const BLKS: Self = Self(*b"BLKS");
 }
 
 /// The sections that this version understands; an unknown critical one makes an image unreadable.
-pub const KNOWN_TAGS: [Tag; 5] = [Tag::JOB, Tag::PAGE, Tag::INFO, Tag::HIST, Tag::BLKS];
+pub const KNOWN_TAGS: [Tag; 6] = [Tag::JOB, Tag::PAGE, Tag::INFO, Tag::HIST, Tag::CTNR, Tag::BLKS];
 
 impl fmt::Display for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -17,7 +17,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::error::{Error, Result};
 use crate::image;
-use crate::job::{History, Job};
+use crate::job::{Container, History, Job};
 use crate::kinds::call::Standing;
 use crate::kinds::event::{Event, Watch};
 use crate::kinds::file::What;
@@ -96,6 +96,7 @@ pub fn rebuild(
     let snapshot = Snapshot::of(image)?;
     let index = PageIndex::of(image)?;
     let history: History = image.section(image::Tag::HIST)?.unwrap_or_default();
+    let container: Option<Container> = image.section(image::Tag::CTNR)?;
     sound::check(&snapshot)?;
     check::host(image, &snapshot, options.force)?;
     let programs = check::programs(&snapshot)?;
@@ -136,6 +137,7 @@ pub fn rebuild(
         root,
         generation: image.header().generation,
         history: History { restarts: history.restarts.saturating_add(1), ..history },
+        container,
         standing,
     };
     let path = image.path().to_path_buf();

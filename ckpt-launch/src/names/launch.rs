@@ -11,6 +11,7 @@ use goblin::elf::Elf;
 
 use super::{fail, lookup, meeting, talk, voice, warn_of};
 use crate::cli::{Engine, Keeping, Launch, UnderSlurm, Where};
+use crate::container::flags::InContainer;
 use crate::dmtcp::options::{self, LaunchOptions, Parsed};
 use crate::dmtcp::{Program, words};
 use crate::launch::{self, With};
@@ -52,6 +53,7 @@ fn launch(options: &LaunchOptions) -> u8 {
         preload: calls_dmtcp(program).then(OsString::new),
         engine: crate::cli::With { backend: Engine::Native, dmtcp: None },
         join: None,
+        container: InContainer::default(),
         slurm: UnderSlurm::default(),
         cut_appended: false,
         talk: talk(common.quiet),

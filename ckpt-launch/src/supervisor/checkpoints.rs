@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use ckpt_core::Result;
 use ckpt_core::capture::{self, Gate};
+use ckpt_core::{ErrorKind, Result};
 
 use super::Supervisor;
 use crate::control::protocol::{Event, Last};
@@ -59,14 +59,19 @@ impl Supervisor<'_> {
         gate: &dyn Gate,
         replies: &mut [Reply],
     ) -> Result<capture::Report> {
-        let result = self.ownership.unhindered().and_then(|_hold| {
+        let held = self.control.as_ref().map(|(ownership, _)| ownership.unhindered());
+        let result = held.transpose().and_then(|_hold| {
             let relay = Relay::new(self.voice, "checkpoint", replies);
             let gate = Fenced { fence: self.round.as_ref().map(Round::fence), gate };
             self.engine.checkpoint(&mut self.job, options, &relay, &gate)
         });
+        // What the half inside has said needs no saying twice.
+        let contained = self.engine.outside().is_some();
         match &result {
             Ok(report) => {
-                self.voice.checkpoint(report);
+                if !contained {
+                    self.voice.checkpoint(report);
+                }
                 self.last_failure = None;
                 self.pace.took(report.frozen, report.total);
                 if let Some(round) = &mut self.round {
@@ -82,7 +87,9 @@ impl Supervisor<'_> {
                 });
             }
             Err(error) => {
-                self.voice.warn(format_args!("no checkpoint: {error}; the job runs on"));
+                if !contained || error.kind() == ErrorKind::Busy {
+                    self.voice.warn(format_args!("no checkpoint: {error}; the job runs on"));
+                }
                 self.last_failure = Some(error.to_string());
             }
         }
@@ -91,6 +98,9 @@ impl Supervisor<'_> {
 
     /// When the next one is due, after one that began at `begun`.
     pub(super) fn schedule(&mut self, begun: Instant) {
+        if self.inside.is_some() {
+            return;
+        }
         let led = self.peer.as_ref().map(|peer| Duration::from_secs(peer.interval));
         let led = led.filter(|led| !led.is_zero());
         let own = self.peer.is_none() || self.round.as_ref().is_some_and(Round::leads);

@@ -42,8 +42,14 @@ impl Supervisor<'_> {
     pub(super) fn finish(mut self, end: &End) -> u8 {
         // Who connects only now is told so instead of being greeted.
         let late = Event::failed(&too_late(end));
-        let calls = self.server.service(&late, &mut |_, _| {});
-        answer_too_late(&mut calls.into_iter().map(|call| call.reply).collect::<Vec<_>>(), end);
+        if let Some((_, server)) = &mut self.control {
+            let calls = server.service(&late, &mut |_, _| {});
+            answer_too_late(&mut calls.into_iter().map(|call| call.reply).collect::<Vec<_>>(), end);
+        }
+        answer_too_late(&mut std::mem::take(&mut self.asked), end);
+        if let Some(inside) = &mut self.inside {
+            inside.ended(end);
+        }
         if let Some(peer) = &mut self.peer {
             peer.leave();
         }
@@ -57,6 +63,9 @@ impl Supervisor<'_> {
         let ended = |signal| Event::Ended { code, signal };
         match end {
             End::Lost(error) => return self.voice.fail(error),
+            End::NotBegun(code) => return *code,
+            // The half that has ordered it says so.
+            End::Stopped(_) if self.inside.is_some() => self.voice.event(&ended(None)),
             // Its round has said it in its own words.
             End::Stopped(_) if in_slurm => self.voice.event(&ended(None)),
             End::Stopped(stop) => {
@@ -71,6 +80,8 @@ impl Supervisor<'_> {
             End::Killed(signal @ (libc::SIGINT | libc::SIGPIPE)) => {
                 self.voice.event(&ended(Some(*signal)));
             }
+            // The other half has said it.
+            End::Killed(_) if self.engine.outside().is_some() => {}
             End::Killed(signal) => {
                 let (name, number) = (&self.job.name, signals::name(*signal));
                 self.voice
@@ -92,6 +103,7 @@ pub(super) fn too_late(end: &End) -> Error {
         End::Killed(signal) => format!("was killed by {}", signals::name(*signal)),
         End::Stopped(_) => "was stopped on request".to_owned(),
         End::Lost(error) => error.to_string(),
+        End::NotBegun(_) => "was not begun".to_owned(),
     };
     Error::new(ErrorKind::Gone, format!("the job has ended: its first process {how}"))
 }

@@ -4,6 +4,7 @@
 //! signalfd ───────▶ pass on, reap ─┐
 //! control socket ─▶ requests ──────┼─▶ checkpoint (blocks), status, kill
 //! coordinator ────▶ its orders ────┤
+//! the other half ─▶ its words ─────┤                      (jobs in containers)
 //! interval, Slurm ▶ due? ──────────┘
 //! stand-in's pipe ▶ the job's end (restored jobs)
 //! ```
@@ -13,6 +14,7 @@
 
 mod checkpoints;
 mod ending;
+mod halves;
 mod orders;
 mod slurm;
 
@@ -26,6 +28,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::time::Timespec;
 
 use crate::cli::Keeping;
+use crate::container::inside::Inside;
 use crate::control::place::Ownership;
 use crate::control::protocol::Last;
 use crate::control::server::{Reply, Server};
@@ -44,8 +47,8 @@ use crate::words;
 pub struct Supervisor<'a> {
     voice: &'a Voice,
     signals: Signals,
-    ownership: Ownership,
-    server: Server,
+    /// Outside of a container there is none: the half inside has it.
+    control: Option<(Ownership, Server)>,
     root: Root,
     engine: Engine,
     job: Job,
@@ -61,6 +64,8 @@ pub struct Supervisor<'a> {
     asked: Vec<Reply>,
     dmtcp_names: bool,
     round: Option<Round<'a>>,
+    /// The half outside of our container.
+    inside: Option<Inside>,
     /// Since when the first of many tasks has been without its coordinator.
     alone_since: Option<Instant>,
 }
@@ -82,6 +87,8 @@ pub struct Begun<'a> {
     pub dmtcp_names: bool,
     /// The round of a Slurm job that this is.
     pub round: Option<Round<'a>>,
+    /// The half outside of our container.
+    pub inside: Option<Inside>,
 }
 
 impl<'a> Supervisor<'a> {
@@ -89,23 +96,24 @@ impl<'a> Supervisor<'a> {
     pub fn new(
         voice: &'a Voice,
         signals: Signals,
-        (ownership, server): (Ownership, Server),
+        control: Option<(Ownership, Server)>,
         begun: Begun<'a>,
         keeping: &Keeping,
         dir: PathBuf,
     ) -> Self {
         let pace = keeping.pace(begun.round.as_ref());
+        // Those of a job in a container are the outside half's affair.
+        let interval = pace.interval().filter(|_| begun.inside.is_none());
         Self {
             voice,
             signals,
-            ownership,
-            server,
+            control,
             root: begun.root,
             engine: begun.engine,
             job: begun.job,
             options: keeping.options(&dir),
             pace,
-            due: pace.interval().and_then(|interval| Instant::now().checked_add(interval)),
+            due: interval.and_then(|interval| Instant::now().checked_add(interval)),
             since: words::unix_now(),
             restored_from: begun.from.as_ref().map(|last| last.generation),
             last: begun.from,
@@ -114,6 +122,7 @@ impl<'a> Supervisor<'a> {
             asked: Vec::new(),
             dmtcp_names: begun.dmtcp_names,
             round: begun.round,
+            inside: begun.inside,
             alone_since: None,
         }
     }
@@ -124,7 +133,10 @@ impl<'a> Supervisor<'a> {
             while let Some(signal) = self.signals.next() {
                 self.signal(signal);
             }
-            if let Some(end) = self.root.reap() {
+            if let Some(end) = self.reap() {
+                break end;
+            }
+            if let Some(end) = self.other_half() {
                 break end;
             }
             if let Some(end) = self.requests() {
@@ -168,7 +180,14 @@ impl<'a> Supervisor<'a> {
         fds.extend(self.root.poll_fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let peer = self.peer.as_ref().and_then(Peer::poll_fd);
         fds.extend(peer.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        fds.extend(self.server.poll_fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let served = self.control.iter().flat_map(|(_, server)| server.poll_fds());
+        let inside = self.inside.as_ref().and_then(Inside::poll_fd);
+        let outside = match &self.engine {
+            Engine::Contained(outside) => outside.poll_fd(),
+            _ => None,
+        };
+        let others = served.chain(inside).chain(outside);
+        fds.extend(others.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(Error::os("cannot wait for events", error)),
@@ -183,17 +202,20 @@ impl<'a> Supervisor<'a> {
         let name = signals::name(number);
         tracing::debug!(name, ?signal.sender, signal.from_kernel, "signal");
         let out_of_reach = self.root.out_of_reach();
-        if signal.from_kernel {
+        let contained = matches!(&self.engine, Engine::Contained(it) if !it.shares_terminal());
+        if signal.from_kernel && contained {
+            self.deliver(number);
+        } else if signal.from_kernel {
             // The terminal's: our process group has got it, the payload in it as well.
             for pid in out_of_reach {
                 self.pass(pid, number);
             }
-        } else if number == libc::SIGCONT {
+        } else if number == libc::SIGCONT && !matches!(self.engine, Engine::Contained(_)) {
             self.resume(&out_of_reach);
         } else if signal.sender.is_none_or(|sender| !self.is_of_the_job(sender))
             && !self.round.as_mut().is_some_and(|round| round.hears(number))
         {
-            self.root.signal(number);
+            self.deliver(number);
         }
         if number == libc::SIGTSTP {
             self.signals.stop_ourselves();

@@ -13,7 +13,6 @@ use crate::coordinator::peer::Peer;
 use crate::coordinator::wire::{Answer, Command, Down};
 use crate::root::{End, Stop};
 use crate::slurm::round::Round;
-use crate::tree;
 
 impl Supervisor<'_> {
     /// Answers those who ask; the job's end if they asked for that.
@@ -24,7 +23,7 @@ impl Supervisor<'_> {
                 Verb::Checkpoint => waiting.push(reply),
                 Verb::Status => reply.send(&Event::Status(Box::new(self.status()))),
                 Verb::Kill => {
-                    let (processes, end) = self.root.kill_all();
+                    let (processes, end) = self.kill_all();
                     tracing::info!(processes, "killed on request");
                     reply.send(&Event::Killed { processes });
                     answer_too_late(&mut waiting, &end);
@@ -36,10 +35,11 @@ impl Supervisor<'_> {
             return None;
         }
         // The payload may have ended since we looked.
-        let end = self.root.reap();
+        let end = self.reap();
         let one_of_many = self.is_one_of_many();
         match (&end, &mut self.peer) {
             (Some(end), _) => answer_too_late(&mut waiting, end),
+            (None, _) if self.inside.is_some() => self.ask_outside(waiting),
             (None, Some(peer)) if peer.is_connected() => {
                 peer.ask(Command::CheckpointAndWait);
                 self.asked.append(&mut waiting);
@@ -81,7 +81,7 @@ impl Supervisor<'_> {
     pub(super) fn order(&mut self, word: Down) -> Option<End> {
         match word {
             Down::Census => {
-                let processes = tree::processes(self.job.parent);
+                let processes = self.engine.processes(self.job.parent);
                 if let Some(peer) = &mut self.peer {
                     peer.count(processes);
                 }
@@ -92,8 +92,8 @@ impl Supervisor<'_> {
             Down::Answer(answer) => self.answered(&answer),
             Down::Kill { checkpointed } => {
                 // One that has ended by itself needs no killing.
-                let end = self.root.reap().unwrap_or_else(|| {
-                    let (processes, _) = self.root.kill_all();
+                let end = self.reap().unwrap_or_else(|| {
+                    let (processes, _) = self.kill_all();
                     tracing::info!(processes, "killed by the coordinator");
                     End::Stopped(if checkpointed { Stop::Checkpointed } else { Stop::Killed })
                 });
@@ -121,7 +121,7 @@ impl Supervisor<'_> {
                         round.is_saved();
                     }
                     if stop {
-                        self.root.kill_all();
+                        self.kill_all();
                         peer.wait_for_the_end();
                         end = Some(End::Stopped(Stop::Checkpointed));
                     }
@@ -136,6 +136,9 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn answered(&mut self, answer: &Answer) {
+        if let (Some(failure), Some(outside)) = (&answer.failure, self.engine.outside()) {
+            outside.refuse(&Error::new(kind_of(failure.code), failure.message.clone()));
+        }
         let event = match (&answer.failure, &self.last) {
             (Some(failure), _) => {
                 Event::failed(&Error::new(kind_of(failure.code), failure.message.clone()))
@@ -147,11 +150,12 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn calls(&mut self) -> Vec<Call> {
+        let Some((ownership, server)) = &mut self.control else { return Vec::new() };
         let hello = Event::Hello {
             version: VERSION,
             job: self.job.id.to_string(),
             name: self.job.name.clone(),
-            incarnation: self.ownership.incarnation().to_owned(),
+            incarnation: ownership.incarnation().to_owned(),
             generation: self.job.generation,
         };
         let voice = self.voice;
@@ -160,6 +164,6 @@ impl Supervisor<'_> {
                 "refused user {uid} (process {pid}), who wanted to control this job"
             ));
         };
-        self.server.service(&hello, &mut { refused })
+        server.service(&hello, &mut { refused })
     }
 }

@@ -11,7 +11,6 @@ use crate::coordinator::wire::Command;
 use crate::root::{End, Stop};
 use crate::slurm::linger::linger;
 use crate::slurm::round::{Round, Turn};
-use crate::tree;
 
 /// A coordinator that is gone for so long does not come back.
 const ALONE: Duration = Duration::from_secs(60);
@@ -21,15 +20,16 @@ impl Supervisor<'_> {
     pub(super) fn turn(&mut self) -> Option<End> {
         let lost = self.has_lost_the_others();
         let (round, parent) = (self.round.as_mut()?, self.job.parent);
+        let engine = std::cell::RefCell::new(&mut self.engine);
         let turn = match lost {
             true => round.is_alone(self.job.generation),
-            false => round.turn(self.job.generation, &|| tree::resident(parent)),
+            false => round.turn(self.job.generation, &|| engine.borrow_mut().resident(parent)),
         };
         match turn {
             Turn::Nothing => None,
             Turn::Last { stop } => self.last_checkpoint(stop),
             Turn::End => {
-                self.root.kill_all();
+                self.kill_all();
                 Some(End::Stopped(Stop::Killed))
             }
         }
@@ -57,7 +57,7 @@ impl Supervisor<'_> {
         }
         self.schedule(Instant::now());
         stop.then(|| {
-            self.root.kill_all();
+            self.kill_all();
             End::Stopped(Stop::Checkpointed)
         })
     }

@@ -60,6 +60,10 @@ impl Round<'_> {
                 self.close("requeued by others", generation);
                 Some(STOPPED)
             }
+            Fate::Broken => {
+                self.close("broken", generation);
+                None
+            }
             Fate::Superseded(error) => Some(self.voice.fail(&error)),
             Fate::Lost(error) => {
                 self.close("lost", generation);
@@ -116,7 +120,10 @@ impl Round<'_> {
             End::Exited(0) if !self.terminated => return Fate::Finished,
             End::Stopped(_) => return Fate::Requeue,
             End::Exited(status) if *status > 128 => Some(status - 128),
-            End::Exited(_) | End::Lost(_) => None,
+            End::Lost(_) | End::NotBegun(_) if !self.terminated && self.warned.is_none() => {
+                return Fate::Broken;
+            }
+            End::Exited(_) | End::Lost(_) | End::NotBegun(_) => None,
             End::Killed(signal) => Some(*signal),
         };
         let chosen = signal.is_some() && signal == self.warning.map(|w| w.signal);

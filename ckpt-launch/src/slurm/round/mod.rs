@@ -84,6 +84,8 @@ enum Fate {
     Superseded(Error),
     /// There is nothing to go on from.
     Lost(Error),
+    /// Something went wrong around the payload: it has not ended by itself.
+    Broken,
 }
 
 /// How the clock stands.

@@ -1,0 +1,237 @@
+//! From a command line to a container with our inside half in it, under a supervisor outside.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use ckpt_core::job::JobId;
+use ckpt_core::{Error, ErrorKind, Result};
+use goblin::elf::Elf;
+use goblin::elf::program_header::PT_INTERP;
+use std::io::IsTerminal;
+
+use super::flags::InContainer;
+use super::outside::{Meeting, Outside, Starting};
+use super::runtime::{Run, Runtime};
+use super::wire::Welcome;
+use super::{Container, identity};
+use crate::cli::{Keeping, Launch, Talk, With as Backend};
+use crate::coordinator::peer::Peer;
+use crate::engine::Engine;
+use crate::launch::{Failure, With, checkpoint_directory, joining, ordinary};
+use crate::root::Root;
+use crate::signals::Signals;
+use crate::slurm::round::Round;
+use crate::supervisor::{Begun, Supervisor};
+use crate::voice::Voice;
+use ckpt_core::job::Job;
+
+/// Which of our programs is to run inside, with what, on which job.
+#[derive(Debug)]
+pub struct Inner {
+    /// Its file name.
+    pub program: &'static str,
+    /// Its arguments, but for those that every inside half gets.
+    pub words: Vec<OsString>,
+    /// The job.
+    pub job: JobId,
+    /// Its short name.
+    pub name: String,
+    /// The newest generation.
+    pub generation: u64,
+}
+
+/// What stands around it, outside.
+#[derive(Debug)]
+pub struct Around<'a> {
+    /// The checkpoint directory, by its absolute name.
+    pub dir: PathBuf,
+    /// The checkpoints' pace.
+    pub keeping: &'a Keeping,
+    /// The coordinator.
+    pub with: &'a With,
+    /// Which engine is wanted.
+    pub backend: &'a Backend,
+    /// How much is said.
+    pub talk: &'a Talk,
+}
+
+/// Starts a job in a container; gives the exit status.
+///
+/// # Errors
+///
+/// Why there is no job.
+pub fn launch<'a>(
+    args: &Launch,
+    runtime: Runtime,
+    with: &With,
+    voice: &'a Voice,
+    round: Option<(Round<'a>, Signals)>,
+) -> Result<u8, Failure> {
+    let dir = checkpoint_directory(&args.place.directory()).map_err(ordinary)?;
+    let (container, entrypoint) = described(&args.container, runtime).map_err(ordinary)?;
+    let [program, ..] = args.command.as_slice() else {
+        return Err(ordinary(Error::new(ErrorKind::Usage, "there is no COMMAND")));
+    };
+    let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
+    let mut words = Vec::new();
+    if let Some(preload) = &args.preload {
+        let mut word = OsString::from("--preload");
+        if !preload.is_empty() {
+            word.push("=");
+            word.push(preload);
+        }
+        words.push(word);
+    }
+    words.push("--".into());
+    // What `podman run` would make of it.
+    words.extend(entrypoint.into_iter().map(OsString::from));
+    words.extend(args.command.iter().cloned());
+    let job = JobId::random();
+    let inner = Inner { program: "ckpt-launch", words, job, name, generation: 0 };
+    let (keeping, backend, talk) = (&args.keeping, &args.engine, &args.talk);
+    let around = Around { dir, keeping, with, backend, talk };
+    supervise(runtime, container, inner, &around, voice, round).map_err(ordinary)
+}
+
+/// The container that the flags describe, and the image's entry point.
+fn described(flags: &InContainer, runtime: Runtime) -> Result<(Container, Vec<String>)> {
+    let image = flags.image.clone().unwrap_or_default();
+    let known = identity::look(runtime, &image)?;
+    let container = Container {
+        runtime: runtime.name().to_owned(),
+        image: lasting(runtime, &image),
+        identity: known.identity,
+        arguments: flags.container_arg.clone(),
+        folders: Vec::new(),
+    };
+    Ok((container, known.entrypoint))
+}
+
+/// An image that is a file is found from anywhere.
+pub fn lasting(runtime: Runtime, image: &str) -> String {
+    let absolute = fs::canonicalize(image).ok().filter(|_| runtime == Runtime::Apptainer);
+    absolute.map_or_else(|| image.to_owned(), |path| path.to_string_lossy().into_owned())
+}
+
+/// Starts the container, and stays with the job until it ends; gives the exit status.
+///
+/// # Errors
+///
+/// Why there is no job.
+pub fn supervise<'a>(
+    runtime: Runtime,
+    mut container: Container,
+    inner: Inner,
+    around: &Around<'_>,
+    voice: &'a Voice,
+    round: Option<(Round<'a>, Signals)>,
+) -> Result<u8> {
+    let (round, signals) = match round {
+        Some((round, signals)) => (Some(round), signals),
+        None => (None, Signals::take(false)?),
+    };
+    let programs = programs()?;
+    let here =
+        std::env::current_dir().map_err(|e| Error::os("cannot find the current directory", e))?;
+    for folder in [&here, &around.dir] {
+        add(&mut container, folder)?;
+    }
+    let meeting = Meeting::at(&around.dir)?;
+    // For the time of this container only.
+    let mut entered = container.clone();
+    add(&mut entered, meeting.path.parent().unwrap_or(&around.dir))?;
+
+    let Inner { program, words, job, name, generation } = inner;
+    let stdin = !rustix::stdio::stdin().is_terminal();
+    let container_name = format!("ckpt-{job}-{:08x}", JobId::random().0 as u32);
+    let run = Run {
+        programs: &programs,
+        name: &container_name,
+        here: &here,
+        stdin,
+        program,
+        words: common(around, &meeting.path).into_iter().chain(words).collect(),
+    };
+    let mut command = runtime.command(&entered, &run)?;
+    if !stdin {
+        command.stdin(Stdio::null());
+    }
+    tracing::info!(?command, "entering the container");
+    let by_inside = runtime == Runtime::Shifter && !container.identity.is_empty();
+    let expected = by_inside.then(|| container.identity.clone());
+    let peer = around.with.join.clone().map(|at| Peer::join(at, joining(job, &name, generation)));
+    let peer = peer.transpose()?;
+    signals.inherited().hand_down(&mut command);
+    let ends_with_us = round.is_some();
+    let welcome = Welcome { job: job.to_string(), container, ends_with_us };
+    let starting = Starting { runtime, name: container_name, command, meeting, welcome, expected };
+    let (outside, pid) = Outside::start(starting)?;
+
+    let mut job = Job::new(job, name, std::process::id().cast_signed(), pid);
+    job.generation = generation;
+    let begun = Begun {
+        job,
+        engine: Engine::Contained(Box::new(outside)),
+        root: Root::Child(pid),
+        from: None,
+        peer,
+        dmtcp_names: false,
+        round,
+        inside: None,
+    };
+    Ok(Supervisor::new(voice, signals, None, begun, around.keeping, around.dir.clone()).run())
+}
+
+/// The arguments that every inside half gets.
+fn common(around: &Around<'_>, socket: &Path) -> Vec<OsString> {
+    let mut words: Vec<OsString> = vec!["--inside".into(), socket.into()];
+    words.extend(["--ckptdir".into(), around.dir.clone().into_os_string()]);
+    words.extend(around.keeping.words().into_iter().map(Into::into));
+    words.extend(around.backend.words());
+    words.extend(around.talk.words().into_iter().map(Into::into));
+    words
+}
+
+fn add(container: &mut Container, folder: &Path) -> Result<()> {
+    let name = folder.to_str().ok_or_else(|| {
+        let what = format!("{} cannot be named to a container", folder.display());
+        Error::new(ErrorKind::Usage, what).help("use a folder whose name is UTF-8")
+    })?;
+    let is_in = |known: &String| folder.starts_with(known);
+    if !container.folders.iter().any(is_in) {
+        container.folders.push(name.to_owned());
+    }
+    Ok(())
+}
+
+/// The folder of our programs, if they run in any container.
+///
+/// # Errors
+///
+/// [`ErrorKind::Unsupported`] if they need the host's C library.
+pub fn programs() -> Result<PathBuf> {
+    let own = std::env::current_exe().map_err(|e| Error::os("cannot find this program", e))?;
+    let fail = |e| Error::os(format!("cannot read {}", own.display()), e);
+    let file = fs::File::open(&own).map_err(fail)?;
+    // The program headers follow the file header.
+    let mut head = vec![0u8; 4096];
+    let read = std::os::unix::fs::FileExt::read_at(&file, &mut head, 0).map_err(fail)?;
+    head.truncate(read);
+    if needs_a_library(&head) {
+        let what = format!("{} needs this host's C library", own.display());
+        return Err(Error::new(ErrorKind::Unsupported, what)
+            .help("use the static set that `cargo xtask dist` builds: it runs in any container"));
+    }
+    Ok(own.parent().unwrap_or(Path::new("/")).to_path_buf())
+}
+
+/// Whether a program has an interpreter: ld.so, which loads its libraries.
+fn needs_a_library(head: &[u8]) -> bool {
+    let Ok(header) = Elf::parse_header(head) else { return true };
+    let (start, count) = (header.e_phoff as usize, usize::from(header.e_phnum));
+    let context = goblin::container::Ctx::default();
+    let headers = goblin::elf::ProgramHeader::parse(head, start, count, context);
+    headers.map_or(true, |headers| headers.iter().any(|header| header.p_type == PT_INTERP))
+}

@@ -1,0 +1,409 @@
+//! The outside half: starts the container, and has the inside half do what is to be done there.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ckpt_core::capture::{Gate, Options, Report, Step};
+use ckpt_core::job::{Job, JobId};
+use ckpt_core::{Error, ErrorKind, Result};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use rustix::net::{SocketFlags, accept_with};
+use rustix::process::{Pid, WaitOptions};
+
+use super::inside::refusal;
+use super::line::Line;
+use super::runtime::Runtime;
+use super::wire::{ToInside, ToOutside, Welcome};
+use crate::control::place;
+use crate::control::protocol::Event;
+use crate::coordinator::wire::{Process, Stage};
+use crate::root::End;
+use crate::run;
+use crate::tree;
+
+/// A checkpoint of which nothing is heard for so long is given up.
+const PATIENCE: Duration = Duration::from_secs(3600);
+/// How long a container may take to end when it is told to, and again when it is made to.
+const GOODBYE: Duration = Duration::from_secs(20);
+/// How long the answer to a simple question may take.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Where the inside half finds us.
+#[derive(Debug)]
+pub struct Meeting {
+    /// The socket; it vanishes with the value.
+    pub path: PathBuf,
+    listener: OwnedFd,
+}
+
+impl Meeting {
+    /// Listens in the checkpoint directory, or where sockets are possible.
+    ///
+    /// # Errors
+    ///
+    /// When no directory takes a socket.
+    pub fn at(dir: &Path) -> Result<Self> {
+        let name = format!(".ckpt-outside-{}.sock", JobId::random());
+        let path = dir.join(&name);
+        let (path, bound) = match place::bind(&path) {
+            Ok(listener) => (path, Ok(listener)),
+            Err(error) => {
+                tracing::info!(%error, path = %path.display(), "no socket there");
+                let path = place::runtime_dir()?.join(name);
+                let bound = place::bind(&path);
+                (path, bound)
+            }
+        };
+        let fail = |e: rustix::io::Errno| {
+            Error::os(format!("cannot open a socket at {}", path.display()), e)
+        };
+        let listener = bound.map_err(fail)?;
+        Ok(Self { path, listener })
+    }
+}
+
+impl Drop for Meeting {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// What the inside half has to say when it is not asked.
+#[derive(Debug)]
+pub enum Heard {
+    /// The job runs.
+    Runs {
+        /// Its name.
+        name: String,
+        /// The generation that it came from; 0 if it was begun.
+        generation: u64,
+    },
+    /// Somebody inside wants a checkpoint.
+    Asked,
+}
+
+/// A container, and the launcher in it.
+#[derive(Debug)]
+pub struct Outside {
+    runtime: Runtime,
+    /// The container's name.
+    name: String,
+    pid: i32,
+    meeting: Option<Meeting>,
+    welcome: Welcome,
+    /// The identity that the inside must have, if only the inside can tell.
+    expected: Option<String>,
+    line: Option<Line<ToOutside>>,
+    runs: bool,
+    end: Option<End>,
+}
+
+/// What is started, and as what.
+#[derive(Debug)]
+pub struct Starting {
+    /// By which runtime.
+    pub runtime: Runtime,
+    /// The container's name.
+    pub name: String,
+    /// The whole command line.
+    pub command: Command,
+    /// Where the inside half finds us.
+    pub meeting: Meeting,
+    /// What it is part of.
+    pub welcome: Welcome,
+    /// The identity that the inside must have, if only the inside can tell.
+    pub expected: Option<String>,
+}
+
+impl Outside {
+    /// Starts the container; its process, a child of ours, ends with it.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot be run.
+    pub fn start(starting: Starting) -> Result<(Self, i32)> {
+        let Starting { runtime, name, mut command, meeting, welcome, expected } = starting;
+        if !runtime.is_family() {
+            // It would hand a terminal's signals on, as we do.
+            command.process_group(0);
+        }
+        let child = command.spawn();
+        let child = child.map_err(|e| Error::os(format!("cannot run {}", runtime.name()), e))?;
+        let pid = child.id().cast_signed();
+        let (meeting, line) = (Some(meeting), None);
+        let end = None;
+        let runs = false;
+        Ok((Self { runtime, name, pid, meeting, welcome, expected, line, runs, end }, pid))
+    }
+
+    /// What is to be polled.
+    pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.line {
+            Some(line) => line.poll_fd(),
+            None => self.meeting.as_ref().map(|meeting| meeting.listener.as_fd()),
+        }
+    }
+
+    /// Whether a terminal's signals reach the payload without us.
+    pub fn shares_terminal(&self) -> bool {
+        self.runtime.is_family()
+    }
+
+    /// What has come of its own accord.
+    pub fn listen(&mut self) -> Option<Heard> {
+        if self.line.is_none() {
+            self.admit();
+        }
+        while let Some(word) = self.line.as_mut().and_then(Line::next) {
+            match word {
+                ToOutside::Arrived { identity } => self.arrived(&identity),
+                ToOutside::Runs { name, generation, .. } => {
+                    self.runs = true;
+                    return Some(Heard::Runs { name, generation });
+                }
+                ToOutside::Asked => return Some(Heard::Asked),
+                ToOutside::Ended { status, signal } => {
+                    let killed = signal.map(End::Killed);
+                    self.end = killed.or_else(|| status.map(End::Exited));
+                }
+                late => tracing::debug!(?late, "a word that nobody waits for"),
+            }
+        }
+        None
+    }
+
+    /// Lets the inside half in.
+    fn admit(&mut self) {
+        let Some(meeting) = &self.meeting else { return };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let Ok(connection) = accept_with(&meeting.listener, flags) else { return };
+        // Inside it may be another number; here it is ours, or root's.
+        let own = rustix::process::geteuid().as_raw();
+        let is_ours = getsockopt(&connection, PeerCredentials)
+            .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0);
+        if is_ours && let Ok(line) = Line::new(connection.into()) {
+            self.line = Some(line);
+            self.meeting = None;
+        }
+    }
+
+    fn arrived(&mut self, identity: &str) {
+        let Some(line) = &mut self.line else { return };
+        if let Some(expected) = self.expected.take().filter(|expected| expected != identity) {
+            let image = &self.welcome.container.image;
+            let error = another(image, identity, &expected);
+            let (code, message) = (error.kind().exit_code(), error.to_string());
+            return line.say(&ToInside::GiveUp { code, message });
+        }
+        if !identity.is_empty() {
+            self.welcome.container.identity = identity.to_owned();
+        }
+        line.say(&ToInside::Welcome(Box::new(self.welcome.clone())));
+    }
+
+    /// Has a checkpoint taken; see [`ckpt_core::capture::checkpoint_together`].
+    ///
+    /// # Errors
+    ///
+    /// Why there is none. The job runs on, if it has not ended.
+    pub fn checkpoint(
+        &mut self,
+        job: &mut Job,
+        options: &Options,
+        gate: &dyn Gate,
+    ) -> Result<Report> {
+        let Some(line) = self.line.as_mut().filter(|_| self.runs) else {
+            let what = "the container is still being started";
+            return Err(Error::new(ErrorKind::Busy, what));
+        };
+        line.say(&ToInside::Checkpoint { generation: options.generation, stop: options.stop });
+        let mut alone = None;
+        loop {
+            match line.await_word(Instant::now() + PATIENCE, answer)? {
+                Answer::Reached(stage, image) => {
+                    let passed = pass(gate, stage, image);
+                    if stage == Stage::Published {
+                        alone = passed.as_ref().err().map(ToString::to_string);
+                    }
+                    line.say(&match &passed {
+                        Ok(()) => ToInside::Go,
+                        Err(error) => give_up(error),
+                    });
+                }
+                Answer::Taken(mut report) => {
+                    report.alone = alone;
+                    job.generation = report.generation;
+                    return Ok(report);
+                }
+                Answer::Failed(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Tells those inside who have asked for a checkpoint that there will be none.
+    pub fn refuse(&mut self, error: &Error) {
+        if let Some(line) = &mut self.line {
+            line.say(&give_up(error));
+        }
+    }
+
+    /// Passes a signal on.
+    pub fn signal(&mut self, number: i32) {
+        match &mut self.line {
+            Some(line) if line.is_open() && self.runs => line.say(&ToInside::Signal { number }),
+            // It is only about to begin.
+            _ => drop(crate::os::kill(self.pid, number)),
+        }
+    }
+
+    /// The job's processes, and the bytes of memory that they have.
+    pub fn census(&mut self) -> (Vec<Process>, u64) {
+        let Some(line) = self.line.as_mut().filter(|_| self.runs) else {
+            return Default::default();
+        };
+        line.say(&ToInside::Census);
+        let counted = line.await_word(Instant::now() + ANSWER, |word| match word {
+            ToOutside::Census { processes, resident } => Some((processes.clone(), *resident)),
+            _ => None,
+        });
+        counted.unwrap_or_default()
+    }
+
+    /// What the end of the runtime's process, a child of ours, means.
+    pub fn meaning(&mut self, end: End) -> End {
+        // Its last words may lie there still.
+        while self.listen().is_some() {}
+        if let Some(end) = self.end.take() {
+            return end;
+        }
+        let (name, code) = (self.runtime.name(), end.exit_code());
+        if self.line.is_none() {
+            let what = format!("{name} did not start our launcher in the container: status {code}");
+            let help = match self.runtime {
+                Runtime::Shifter => {
+                    "its folder must be visible inside: $HOME, or what the site adds"
+                }
+                _ => "what it says stands above; -v shows the command line",
+            };
+            return End::Lost(Error::new(ErrorKind::Unsupported, what).help(help));
+        }
+        match code {
+            _ if !self.runs => End::NotBegun(code),
+            85 | 86 => end,
+            129.. => End::Killed(i32::from(code - 128)),
+            _ => {
+                let what = format!("the container ended without a word: {name} has status {code}");
+                End::Lost(Error::new(ErrorKind::Gone, what))
+            }
+        }
+    }
+
+    /// Ends the container, and all that is in it; gives the runtime's end.
+    pub fn kill(&mut self) -> End {
+        if let Some(line) = &mut self.line {
+            line.say(&ToInside::Kill);
+        }
+        if let Some(end) = self.ends(if self.line.is_some() { GOODBYE } else { Duration::ZERO }) {
+            return end;
+        }
+        tracing::warn!(name = self.name, "the container does not end by itself");
+        if self.runtime.is_family() {
+            tree::kill_descendants();
+        } else if let Ok(program) = self.runtime.program() {
+            let mut command = Command::new(program);
+            command.args(["rm", "--force", "--time", "0", &self.name]).stdin(Stdio::null());
+            let _ = run::run(&mut command, Instant::now() + GOODBYE);
+        }
+        self.ends(GOODBYE).unwrap_or_else(|| {
+            let _ = crate::os::kill(self.pid, libc::SIGKILL);
+            self.ends(ANSWER).unwrap_or(End::Killed(libc::SIGKILL))
+        })
+    }
+
+    fn ends(&self, within: Duration) -> Option<End> {
+        let deadline = Instant::now() + within;
+        let pid = Pid::from_raw(self.pid)?;
+        loop {
+            match rustix::process::waitpid(Some(pid), WaitOptions::NOHANG) {
+                Ok(Some((_, status))) => return Some(End::of(status.as_raw())),
+                Err(rustix::io::Errno::INTR) | Ok(None) => {}
+                Err(_) => return Some(End::Killed(libc::SIGKILL)),
+            }
+            if Instant::now() >= deadline {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// The words that a checkpoint waits for.
+enum Answer {
+    Reached(Stage, Option<(String, u64)>),
+    Taken(Report),
+    Failed(Error),
+}
+
+fn answer(word: &ToOutside) -> Option<Answer> {
+    match word {
+        ToOutside::Reached { step, image } => Some(Answer::Reached(*step, image.clone())),
+        ToOutside::Failed { code, message } => Some(Answer::Failed(refusal(*code, message))),
+        ToOutside::Taken { event } => report(event).map(Answer::Taken),
+        _ => None,
+    }
+}
+
+fn report(event: &Event) -> Option<Report> {
+    let seconds = |s: f64| Duration::try_from_secs_f64(s).unwrap_or_default();
+    match event {
+        Event::Checkpoint {
+            generation,
+            path,
+            frozen_s,
+            total_s,
+            processes,
+            tasks,
+            bytes_read,
+            bytes_stored,
+            bytes_skipped,
+        } => Some(Report {
+            generation: *generation,
+            path: path.into(),
+            frozen: seconds(*frozen_s),
+            total: seconds(*total_s),
+            processes: *processes,
+            tasks: *tasks,
+            bytes_read: *bytes_read,
+            bytes_stored: *bytes_stored,
+            bytes_skipped: *bytes_skipped,
+            alone: None,
+        }),
+        _ => None,
+    }
+}
+
+fn pass(gate: &dyn Gate, stage: Stage, image: Option<(String, u64)>) -> Result<()> {
+    match (stage, image) {
+        (Stage::Frozen, _) => gate.pass(Step::Frozen),
+        (Stage::Captured, _) => gate.pass(Step::Captured),
+        (Stage::Durable, _) => gate.pass(Step::Durable),
+        (_, Some((path, generation))) => gate.published(generation, Path::new(&path)),
+        _ => Ok(()),
+    }
+}
+
+fn give_up(error: &Error) -> ToInside {
+    ToInside::GiveUp { code: error.kind().exit_code(), message: error.to_string() }
+}
+
+/// The refusal of another image.
+pub fn another(image: &str, identity: &str, expected: &str) -> Error {
+    let what = format!(
+        "the container image {image} is not the one that the job was in ({identity}, then {expected})"
+    );
+    Error::new(ErrorKind::Unsupported, what)
+        .help("get that one back, or say --other-image if this one will do")
+}

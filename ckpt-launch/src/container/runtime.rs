@@ -1,0 +1,175 @@
+//! The container runtimes: how a command line for each looks.
+//!
+//! Every one gets our programs, the current and the checkpoint directory under their own names, and
+//! the host's network (a coordinator may be on another node). Beyond that the runtime's own defaults
+//! hold, as its users know them: Apptainer and Shifter hand on the environment and the home directory,
+//! podman neither.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ckpt_core::{Error, ErrorKind, Result};
+use clap::ValueEnum;
+
+use super::Container;
+
+/// Where our programs are, inside.
+pub const PROGRAMS: &str = "/opt/ckpt";
+
+/// The runtimes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Runtime {
+    /// podman
+    Podman,
+    /// podman-hpc
+    PodmanHpc,
+    /// Apptainer, or Singularity
+    Apptainer,
+    /// Shifter
+    Shifter,
+}
+
+/// What is run in a container.
+#[derive(Debug)]
+pub struct Run<'a> {
+    /// The folder of our programs, outside.
+    pub programs: &'a Path,
+    /// The container's name, where containers have names.
+    pub name: &'a str,
+    /// The working directory; it must be among the container's folders.
+    pub here: &'a Path,
+    /// Whether the payload is to have our stdin.
+    pub stdin: bool,
+    /// One of our programs, by its file name.
+    pub program: &'a str,
+    /// Its arguments.
+    pub words: Vec<OsString>,
+}
+
+impl Runtime {
+    /// Its name on the command line and in images.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Podman => "podman",
+            Self::PodmanHpc => "podman-hpc",
+            Self::Apptainer => "apptainer",
+            Self::Shifter => "shifter",
+        }
+    }
+
+    /// The runtime of that name.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] if this version knows none.
+    pub fn named(name: &str) -> Result<Self> {
+        Self::value_variants().iter().copied().find(|it| it.name() == name).ok_or_else(|| {
+            let what = format!("the job was in a container of {name:?}, which is not known here");
+            Error::new(ErrorKind::Unsupported, what)
+                .help("enter the container by hand, and use `ckpt-restore --container none` there")
+        })
+    }
+
+    /// Its program: the first that is in `$PATH`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if there is none.
+    pub fn program(self) -> Result<PathBuf> {
+        let names: &[&str] = match self {
+            Self::Apptainer => &["apptainer", "singularity"],
+            other => &[other.name()],
+        };
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let found = names.iter().find_map(|name| {
+            std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
+        });
+        found.ok_or_else(|| {
+            let what = format!("there is no {} in $PATH", self.name());
+            Error::new(ErrorKind::NotFound, what).help(
+                "load its module, or choose another with --container; inside a container already, \
+                 leave --container away (ckpt-restore: --container none)",
+            )
+        })
+    }
+
+    /// Whether its containers are processes of ours, in our process group: a terminal's signals reach
+    /// them without our help.
+    pub fn is_family(self) -> bool {
+        matches!(self, Self::Apptainer | Self::Shifter)
+    }
+
+    /// The command line.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime is not there, or cannot name a folder.
+    pub fn command(self, container: &Container, run: &Run<'_>) -> Result<Command> {
+        let mut command = Command::new(self.program()?);
+        let programs = self.bind(run.programs)?;
+        let here = self.bind(run.here)?;
+        let folders = container.folders.iter().map(|folder| self.bind(Path::new(folder)));
+        let folders = folders.collect::<Result<Vec<String>>>()?;
+        match self {
+            Self::Podman | Self::PodmanHpc => {
+                command.args(["run", "--rm", "--name", run.name]);
+                if !says(&container.arguments, "--net") {
+                    command.arg("--network=host");
+                }
+                // A glob: all that there are.
+                command.args(["--env", "SLURM_*", "--env", "OMP_*"]);
+                command.arg("--volume").arg(format!("{programs}:{PROGRAMS}:ro"));
+                for folder in folders {
+                    command.arg("--volume").arg(format!("{folder}:{folder}"));
+                }
+                command.args(["--workdir", &here]);
+                if run.stdin {
+                    command.arg("--interactive");
+                }
+                command.args(&container.arguments);
+                command.arg(format!("--entrypoint={PROGRAMS}/{}", run.program));
+                if container.identity.is_empty() {
+                    command.arg(&container.image);
+                } else {
+                    // What the name stood for when it was looked at.
+                    command.arg("--pull=never").arg(&container.identity);
+                }
+            }
+            Self::Apptainer => {
+                command.arg("exec").arg("--bind").arg(format!("{programs}:{PROGRAMS}:ro"));
+                for folder in folders {
+                    command.arg("--bind").arg(format!("{folder}:{folder}"));
+                }
+                command.args(["--pwd", &here]).args(&container.arguments).arg(&container.image);
+                command.arg(format!("{PROGRAMS}/{}", run.program));
+            }
+            Self::Shifter => {
+                // The site says which folders are in there, ours must be among them.
+                if container.image != "-" {
+                    command.arg(format!("--image={}", container.image));
+                }
+                command.args(&container.arguments).arg(run.programs.join(run.program));
+            }
+        }
+        command.args(&run.words);
+        Ok(command)
+    }
+
+    /// A folder's name, as it can stand in a list of binds.
+    fn bind(self, path: &Path) -> Result<String> {
+        let name = path.to_str().filter(|name| self == Self::Shifter || !name.contains([':', ',']));
+        name.map(str::to_owned).ok_or_else(|| {
+            let what = format!("{} cannot be named to {}", path.display(), self.name());
+            Error::new(ErrorKind::Usage, what).help("use a folder without colon and comma")
+        })
+    }
+}
+
+/// Whether one of the runtime's arguments begins so.
+fn says(arguments: &[String], option: &str) -> bool {
+    arguments.iter().any(|argument| argument.starts_with(option))
+}
+
+#[cfg(test)]
+mod tests;
