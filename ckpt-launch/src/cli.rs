@@ -179,18 +179,23 @@ pub struct With {
 impl With {
     /// The same as words of a command line, as far as it isn't the usual.
     pub fn words(&self) -> Vec<OsString> {
-        let backend = match self.backend {
-            Engine::Auto => None,
-            Engine::Native => Some("--backend=native".into()),
-            Engine::Dmtcp => Some("--backend=dmtcp".into()),
-        };
-        let dmtcp = self.dmtcp.iter().map(|dir| {
-            let mut word = OsString::from("--dmtcp=");
-            word.push(dir);
-            word
-        });
-        backend.into_iter().chain(dmtcp).collect()
+        let mut words = Vec::new();
+        let mut option = |name: &str, value: OsString| words.extend([name.into(), value]);
+        if self.backend != Engine::default() {
+            let name = self.backend.to_possible_value();
+            option("--backend", name.map(|name| name.get_name().into()).unwrap_or_default());
+        }
+        if let Some(dmtcp) = &self.dmtcp {
+            option("--dmtcp", no_option(dmtcp));
+        }
+        words
     }
+}
+
+/// A path that nobody takes for an option.
+pub fn no_option(path: &Path) -> OsString {
+    let dashed = path.as_os_str().as_encoded_bytes().starts_with(b"-");
+    if dashed { Path::new(".").join(path).into() } else { path.into() }
 }
 
 /// The engines there are.

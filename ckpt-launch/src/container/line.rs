@@ -66,7 +66,7 @@ impl<In: DeserializeOwned> Line<In> {
     }
 
     /// The next word that has come.
-    pub fn next(&mut self) -> Option<In> {
+    pub fn hear(&mut self) -> Option<In> {
         self.read();
         self.words.pop_front()
     }
@@ -144,11 +144,11 @@ mod tests {
     fn words_pass_and_an_end_is_noticed() {
         let (a, b) = UnixStream::pair().unwrap();
         let (mut a, mut b) = (Line::<u32>::new(a).unwrap(), Line::<u32>::new(b).unwrap());
-        assert_eq!(b.next(), None);
+        assert_eq!(b.hear(), None);
         (1..=3).for_each(|n| a.say(&n));
         let soon = Instant::now() + Duration::from_secs(5);
         assert_eq!(b.await_word(soon, |&n| (n == 2).then_some(n)).unwrap(), 2);
-        assert_eq!((b.next(), b.next(), b.next()), (Some(1), Some(3), None));
+        assert_eq!((b.hear(), b.hear(), b.hear()), (Some(1), Some(3), None));
         let error = b.await_word(Instant::now(), |&n| Some(n)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Busy);
         drop(a);

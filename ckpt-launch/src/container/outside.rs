@@ -157,7 +157,7 @@ impl Outside {
         if self.line.is_none() {
             self.admit();
         }
-        while let Some(word) = self.line.as_mut().and_then(Line::next) {
+        while let Some(word) = self.line.as_mut().and_then(Line::hear) {
             match word {
                 ToOutside::Arrived { identity } => self.arrived(&identity),
                 ToOutside::Runs { name, generation, .. } => {

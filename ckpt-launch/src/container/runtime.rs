@@ -100,70 +100,96 @@ impl Runtime {
         matches!(self, Self::Apptainer | Self::Shifter)
     }
 
-    /// The command line.
+    /// The command.
     ///
     /// # Errors
     ///
     /// When the runtime is not there, or cannot name a folder.
     pub fn command(self, container: &Container, run: &Run<'_>) -> Result<Command> {
         let mut command = Command::new(self.program()?);
-        let programs = self.bind(run.programs)?;
-        let here = self.bind(run.here)?;
-        let folders = container.folders.iter().map(|folder| self.bind(Path::new(folder)));
-        let folders = folders.collect::<Result<Vec<String>>>()?;
-        match self {
-            Self::Podman | Self::PodmanHpc => {
-                command.args(["run", "--rm", "--name", run.name]);
-                if !says(&container.arguments, "--net") {
-                    command.arg("--network=host");
-                }
-                // A glob: all that there are.
-                command.args(["--env", "SLURM_*", "--env", "OMP_*"]);
-                command.arg("--volume").arg(format!("{programs}:{PROGRAMS}:ro"));
-                for folder in folders {
-                    command.arg("--volume").arg(format!("{folder}:{folder}"));
-                }
-                command.args(["--workdir", &here]);
-                if run.stdin {
-                    command.arg("--interactive");
-                }
-                command.args(&container.arguments);
-                command.arg(format!("--entrypoint={PROGRAMS}/{}", run.program));
-                if container.identity.is_empty() {
-                    command.arg(&container.image);
-                } else {
-                    // What the name stood for when it was looked at.
-                    command.arg("--pull=never").arg(&container.identity);
-                }
-            }
-            Self::Apptainer => {
-                command.arg("exec").arg("--bind").arg(format!("{programs}:{PROGRAMS}:ro"));
-                for folder in folders {
-                    command.arg("--bind").arg(format!("{folder}:{folder}"));
-                }
-                command.args(["--pwd", &here]).args(&container.arguments).arg(&container.image);
-                command.arg(format!("{PROGRAMS}/{}", run.program));
-            }
-            Self::Shifter => {
-                // The site says which folders are in there, ours must be among them.
-                if container.image != "-" {
-                    command.arg(format!("--image={}", container.image));
-                }
-                command.args(&container.arguments).arg(run.programs.join(run.program));
-            }
-        }
-        command.args(&run.words);
+        command.args(self.words(container, run)?);
         Ok(command)
     }
 
+    /// Its arguments.
+    fn words(self, container: &Container, run: &Run<'_>) -> Result<Vec<OsString>> {
+        let mut words = match self {
+            Self::Podman | Self::PodmanHpc => self.podman(container, run)?,
+            Self::Apptainer => self.apptainer(container, run)?,
+            Self::Shifter => shifter(container, run),
+        };
+        words.extend(run.words.iter().cloned());
+        Ok(words)
+    }
+
+    fn podman(self, container: &Container, run: &Run<'_>) -> Result<Vec<OsString>> {
+        let mut words: Vec<OsString> = words(&["run", "--rm", "--name", run.name]);
+        if !says(&container.arguments, "--net") {
+            words.push("--network=host".into());
+        }
+        // A glob: all that there are.
+        words.extend(self::words(&["--env", "SLURM_*", "--env", "OMP_*"]));
+        for bind in self.binds(container, run)? {
+            words.extend(self::words(&["--volume", &bind]));
+        }
+        words.extend(self::words(&["--workdir", &self.name_of(run.here)?]));
+        words.extend(run.stdin.then(|| "--interactive".into()));
+        words.extend(container.arguments.iter().map(Into::into));
+        words.push(format!("--entrypoint={PROGRAMS}/{}", run.program).into());
+        if container.identity.is_empty() {
+            words.push((&container.image).into());
+        } else {
+            // What the name stood for when it was looked at.
+            words.extend(self::words(&["--pull=never", &container.identity]));
+        }
+        Ok(words)
+    }
+
+    fn apptainer(self, container: &Container, run: &Run<'_>) -> Result<Vec<OsString>> {
+        let mut words = words(&["exec"]);
+        for bind in self.binds(container, run)? {
+            words.extend(self::words(&["--bind", &bind]));
+        }
+        words.extend(self::words(&["--pwd", &self.name_of(run.here)?]));
+        words.extend(container.arguments.iter().map(Into::into));
+        words.push((&container.image).into());
+        words.push(format!("{PROGRAMS}/{}", run.program).into());
+        Ok(words)
+    }
+
+    /// Our programs, and the container's folders.
+    fn binds(self, container: &Container, run: &Run<'_>) -> Result<Vec<String>> {
+        let mut binds = vec![format!("{}:{PROGRAMS}:ro", self.name_of(run.programs)?)];
+        for folder in &container.folders {
+            let folder = self.name_of(Path::new(folder))?;
+            binds.push(format!("{folder}:{folder}"));
+        }
+        Ok(binds)
+    }
+
     /// A folder's name, as it can stand in a list of binds.
-    fn bind(self, path: &Path) -> Result<String> {
-        let name = path.to_str().filter(|name| self == Self::Shifter || !name.contains([':', ',']));
+    fn name_of(self, path: &Path) -> Result<String> {
+        let name = path.to_str().filter(|name| !name.contains([':', ',']));
         name.map(str::to_owned).ok_or_else(|| {
             let what = format!("{} cannot be named to {}", path.display(), self.name());
             Error::new(ErrorKind::Usage, what).help("use a folder without colon and comma")
         })
     }
+}
+
+/// The site says which folders are in there; those that we need must be among them.
+fn shifter(container: &Container, run: &Run<'_>) -> Vec<OsString> {
+    let mut words = Vec::new();
+    if container.image != "-" {
+        words.push(format!("--image={}", container.image).into());
+    }
+    words.extend(container.arguments.iter().map(Into::into));
+    words.push(run.programs.join(run.program).into_os_string());
+    words
+}
+
+fn words(words: &[&str]) -> Vec<OsString> {
+    words.iter().map(Into::into).collect()
 }
 
 /// Whether one of the runtime's arguments begins so.

@@ -11,12 +11,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use ckpt_core::{Error, ErrorKind, Result};
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, Parser};
 
 use super::quote;
 use super::time::SlurmTime;
-use crate::cli::{Engine, Keeping, Talk, Where, With};
+use crate::cli::{Keeping, Talk, Where, With, no_option};
 use crate::commands;
+use crate::container::flags::InContainer;
 use crate::voice::Voice;
 
 /// What stands in every script, between the options and the command.
@@ -51,6 +52,9 @@ pub struct Sbatch {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub engine: With,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub container: InContainer,
     /// Give the script to sbatch, and print what that says
     #[arg(long)]
     pub submit: bool,
@@ -203,28 +207,16 @@ impl Sbatch {
             words.extend(["--total".into(), self.total.hms().into()]);
         }
         words.extend(self.keeping.words().into_iter().map(OsString::from));
-        let mut option = |name: &str, value: OsString| words.extend([name.into(), value]);
         if let Some(dir) = &self.place.ckptdir {
-            option("--ckptdir", no_option(dir));
+            words.extend(["--ckptdir".into(), no_option(dir)]);
         }
-        if self.engine.backend != Engine::default() {
-            let name = self.engine.backend.to_possible_value();
-            option("--backend", name.map(|name| name.get_name().into()).unwrap_or_default());
-        }
-        if let Some(dmtcp) = &self.engine.dmtcp {
-            option("--dmtcp", no_option(dmtcp));
-        }
+        words.extend(self.engine.words());
+        words.extend(self.container.words());
         words.push("--".into());
         words.extend(self.command.iter().cloned());
         let words: Vec<_> = words.iter().map(|word| quote::shell(word)).collect();
         words.join(" ") + "\n"
     }
-}
-
-/// A path that nobody takes for an option.
-fn no_option(path: &Path) -> OsString {
-    let dashed = path.as_os_str().as_encoded_bytes().starts_with(b"-");
-    if dashed { Path::new(".").join(path).into() } else { path.into() }
 }
 
 fn unspeakable(option: &str, value: &str) -> Error {

@@ -66,7 +66,10 @@ impl Supervisor<'_> {
     fn asked_from_inside(&mut self) {
         let one_of_many = self.is_one_of_many();
         match &mut self.peer {
-            Some(peer) if peer.is_connected() => peer.ask(Command::CheckpointAndWait),
+            Some(peer) if peer.is_connected() => {
+                peer.ask(Command::CheckpointAndWait);
+                self.inside_asked = true;
+            }
             _ if one_of_many => {
                 let what = "the coordinator of the tasks is gone, and none goes on alone";
                 let error = Error::new(ErrorKind::Busy, what);
@@ -88,7 +91,7 @@ impl Supervisor<'_> {
 
     /// Inside: what the half outside has to say.
     fn outside_says(&mut self) -> Option<End> {
-        while let Some(word) = self.inside.as_mut().and_then(|inside| inside.line().next()) {
+        while let Some(word) = self.inside.as_mut().and_then(|inside| inside.line().hear()) {
             match word {
                 ToInside::Checkpoint { generation, stop } => {
                     if let Some(end) = self.checkpoint_for_outside(generation, stop) {

@@ -62,6 +62,8 @@ pub struct Supervisor<'a> {
     peer: Option<Peer>,
     /// Who waits for the coordinator's answer to a request for a checkpoint.
     asked: Vec<Reply>,
+    /// Whether the half inside waits for that answer, too.
+    inside_asked: bool,
     dmtcp_names: bool,
     round: Option<Round<'a>>,
     /// The half outside of our container.
@@ -120,6 +122,7 @@ impl<'a> Supervisor<'a> {
             last_failure: None,
             peer: begun.peer,
             asked: Vec::new(),
+            inside_asked: false,
             dmtcp_names: begun.dmtcp_names,
             round: begun.round,
             inside: begun.inside,

@@ -71,7 +71,10 @@ impl Supervisor<'_> {
                 return Some(end);
             }
         }
-        if !self.asked.is_empty() && !self.is_led() && !self.is_one_of_many() {
+        let decides = self.inside.is_none() && !self.is_one_of_many();
+        let waiting = !self.asked.is_empty() || self.inside_asked;
+        if waiting && !self.is_led() && decides {
+            self.inside_asked = false;
             let mut alone = std::mem::take(&mut self.asked);
             self.checkpoint(&mut alone);
         }
@@ -136,6 +139,7 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn answered(&mut self, answer: &Answer) {
+        self.inside_asked = false;
         if let (Some(failure), Some(outside)) = (&answer.failure, self.engine.outside()) {
             outside.refuse(&Error::new(kind_of(failure.code), failure.message.clone()));
         }

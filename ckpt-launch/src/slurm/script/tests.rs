@@ -44,6 +44,16 @@ exec ckpt-launch --slurm --total 24:00:00 --interval 300 -- ./payload.sh 'a b'
 }
 
 #[test]
+fn in_a_container() {
+    let words = ["--container", "podman-hpc", "--image", "me/app:1", "--container-arg", "-v /a:/b"];
+    assert_eq!(
+        last_line(&[&words[..], &["./payload.sh"]].concat()),
+        "exec ckpt-launch --slurm --container=podman-hpc --image=me/app:1 \
+         '--container-arg=-v /a:/b' -- ./payload.sh"
+    );
+}
+
+#[test]
 fn every_option_of_sbatch() {
     let words = "-J my\tjob -A a -p b,c -q d -C e&f -N 1 -n 1 -c 4 --mem 2G --time-min 10 \
                  --signal B:USR1@60 -o out-%j -e err \
