@@ -1,8 +1,10 @@
-//! The README's commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask install`.
+//! The README's commands: `cargo xtask demo`, `test`, `install`, `dist`.
 
 mod demo;
+mod dist;
 mod install;
 mod needs;
+mod set;
 mod test;
 
 use std::path::{Path, PathBuf};
@@ -12,7 +14,9 @@ const USAGE: &str = "\
 usage: cargo xtask demo                    a job is checkpointed, killed, and finishes nevertheless
        cargo xtask test [--short] [FILTER] all tests, or those whose names hold FILTER
        cargo xtask install [--prefix DIR] [--dmtcp-names]
-                                           the commands into DIR/bin [default: /usr/local]";
+                                           the commands into DIR/bin [default: /usr/local]
+       cargo xtask dist [--out DIR]        the commands in one folder for containers, and a tar
+                                           [default: target/dist]";
 
 /// What went wrong, in words.
 pub type Result<T = ()> = std::result::Result<T, String>;
@@ -23,6 +27,7 @@ fn main() -> ExitCode {
     let result = match words[..] {
         ["demo"] => demo::run(),
         ["test", ref rest @ ..] => test::run(rest),
+        ["dist", ref rest @ ..] => dist::run(rest),
         ["install", ref rest @ ..] => install::run(rest),
         _ => {
             eprintln!("{USAGE}");

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: all of them, on what the machine has or gets.
 
-use crate::{Result, cargo, must, needs};
+use crate::{Result, cargo, dist, must, needs, set};
 
 /// Fewer rounds, and not the largest ones.
 const SHORT: &str = "not test(large_memory)";
@@ -14,7 +14,8 @@ pub fn run(words: &[&str]) -> Result {
     needs::meet()?;
     // The tests run the commands that lie beside them.
     must(cargo().args(["build", "--release", "-p", "ckpt-launch", "-p", "ckpt-restore"]))?;
-    must(cargo().args(["build", "--release", "-p", "ckpt-preload"]))?;
+    // Those in containers run this one.
+    set::put(&dist::folder(), true)?;
     let mut nextest = cargo();
     nextest.args(["nextest", "run", "--release", "--workspace", "--exclude", "ckpt-preload"]);
     if !flags.is_empty() {
