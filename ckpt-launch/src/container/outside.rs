@@ -98,7 +98,10 @@ pub struct Outside {
     expected: Option<String>,
     line: Option<Line<ToOutside>>,
     runs: bool,
+    /// The payload's end.
     end: Option<End>,
+    /// That of the runtime's process.
+    ended: Option<End>,
 }
 
 /// What is started, and as what.
@@ -134,9 +137,8 @@ impl Outside {
         let child = child.map_err(|e| Error::os(format!("cannot run {}", runtime.name()), e))?;
         let pid = child.id().cast_signed();
         let (meeting, line) = (Some(meeting), None);
-        let end = None;
-        let runs = false;
-        Ok((Self { runtime, name, pid, meeting, welcome, expected, line, runs, end }, pid))
+        let (runs, end, ended) = (false, None, None);
+        Ok((Self { runtime, name, pid, meeting, welcome, expected, line, runs, end, ended }, pid))
     }
 
     /// What is to be polled.
@@ -255,7 +257,8 @@ impl Outside {
         match &mut self.line {
             Some(line) if line.is_open() && self.runs => line.say(&ToInside::Signal { number }),
             // It is only about to begin.
-            _ => drop(crate::os::kill(self.pid, number)),
+            None if self.pid > 0 => drop(crate::os::kill(self.pid, number)),
+            _ => {}
         }
     }
 
@@ -272,8 +275,21 @@ impl Outside {
         counted.unwrap_or_default()
     }
 
-    /// What the end of the runtime's process, a child of ours, means.
-    pub fn meaning(&mut self, end: End) -> End {
+    /// The job's end, if it has come; `ended` is that of the runtime's process, a child of ours. That
+    /// may be killed, and the container live on: then there is no end yet.
+    pub fn settle(&mut self, ended: Option<End>) -> Option<End> {
+        if self.ended.is_none() {
+            self.ended = ended;
+        }
+        let lives = self.line.as_ref().is_some_and(Line::is_open);
+        let end = self.ended.take_if(|_| !lives)?;
+        // From here on the number may be another's.
+        self.pid = 0;
+        Some(self.meaning(end))
+    }
+
+    /// What the end of the runtime's process means when the half inside has hung up.
+    fn meaning(&mut self, end: End) -> End {
         // Its last words may lie there still.
         while self.listen().is_some() {}
         if let Some(end) = self.end.take() {
@@ -306,10 +322,14 @@ impl Outside {
         if let Some(line) = &mut self.line {
             line.say(&ToInside::Kill);
         }
-        if let Some(end) = self.ends(if self.line.is_some() { GOODBYE } else { Duration::ZERO }) {
-            return end;
+        if !self.is_gone(if self.line.is_some() { GOODBYE } else { Duration::ZERO }) {
+            tracing::warn!(name = self.name, "the container does not end by itself");
+            self.kill_hard();
         }
-        tracing::warn!(name = self.name, "the container does not end by itself");
+        self.ended.take().unwrap_or(End::Killed(libc::SIGKILL))
+    }
+
+    fn kill_hard(&mut self) {
         if self.runtime.is_family() {
             tree::kill_descendants();
         } else if let Ok(program) = self.runtime.program() {
@@ -317,25 +337,35 @@ impl Outside {
             command.args(["rm", "--force", "--time", "0", &self.name]).stdin(Stdio::null());
             let _ = run::run(&mut command, Instant::now() + GOODBYE);
         }
-        self.ends(GOODBYE).unwrap_or_else(|| {
+        if !self.is_gone(GOODBYE) {
             let _ = crate::os::kill(self.pid, libc::SIGKILL);
-            self.ends(ANSWER).unwrap_or(End::Killed(libc::SIGKILL))
-        })
+            self.is_gone(ANSWER);
+        }
     }
 
-    fn ends(&self, within: Duration) -> Option<End> {
+    /// Whether runtime and inside half are gone `within` this time.
+    fn is_gone(&mut self, within: Duration) -> bool {
         let deadline = Instant::now() + within;
-        let pid = Pid::from_raw(self.pid)?;
         loop {
-            match rustix::process::waitpid(Some(pid), WaitOptions::NOHANG) {
-                Ok(Some((_, status))) => return Some(End::of(status.as_raw())),
-                Err(rustix::io::Errno::INTR) | Ok(None) => {}
-                Err(_) => return Some(End::Killed(libc::SIGKILL)),
+            while self.listen().is_some() {}
+            self.reap();
+            let lives = self.line.as_ref().is_some_and(Line::is_open);
+            if self.ended.is_some() && !lives {
+                return true;
             }
             if Instant::now() >= deadline {
-                return None;
+                return false;
             }
             std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn reap(&mut self) {
+        let Some(pid) = Pid::from_raw(self.pid).filter(|_| self.ended.is_none()) else { return };
+        match rustix::process::waitpid(Some(pid), WaitOptions::NOHANG) {
+            Ok(Some((_, status))) => self.ended = Some(End::of(status.as_raw())),
+            Err(rustix::io::Errno::INTR) | Ok(None) => {}
+            Err(_) => self.ended = Some(End::Killed(libc::SIGKILL)),
         }
     }
 }

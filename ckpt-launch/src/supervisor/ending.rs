@@ -58,10 +58,12 @@ impl Supervisor<'_> {
             self.signal(signal);
         }
         let (generation, in_slurm) = (self.job.generation, self.round.is_some());
+        let was_told = self.round.as_ref().is_some_and(|round| !round.is_sound());
         let code = self.round.take().and_then(|round| self.leaves(round, end, generation));
         let code = code.unwrap_or(end.exit_code());
         let ended = |signal| Event::Ended { code, signal };
         match end {
+            End::Lost(_) if was_told => self.voice.event(&ended(None)),
             End::Lost(error) => return self.voice.fail(error),
             End::NotBegun(code) => return *code,
             // The half that has ordered it says so.

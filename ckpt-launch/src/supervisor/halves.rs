@@ -22,11 +22,11 @@ impl Supervisor<'_> {
 
     /// The job's end, if it has come.
     pub(super) fn reap(&mut self) -> Option<End> {
-        let end = self.root.reap()?;
-        Some(match self.engine.outside() {
-            Some(outside) => outside.meaning(end),
+        let end = self.root.reap();
+        match self.engine.outside() {
+            Some(outside) => outside.settle(end),
             None => end,
-        })
+        }
     }
 
     /// Kills all of the job, and reaps it.

@@ -216,7 +216,9 @@ impl<'a> Supervisor<'a> {
         } else if number == libc::SIGCONT && !matches!(self.engine, Engine::Contained(_)) {
             self.resume(&out_of_reach);
         } else if signal.sender.is_none_or(|sender| !self.is_of_the_job(sender))
-            && !self.round.as_mut().is_some_and(|round| round.hears(number))
+            // Slurm's TERM is for the payload, too, and may not reach it in a container.
+            && (!self.round.as_mut().is_some_and(|round| round.hears(number))
+                || contained && number == libc::SIGTERM)
         {
             self.deliver(number);
         }
