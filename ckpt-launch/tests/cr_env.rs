@@ -33,7 +33,9 @@ impl Site {
             programs: tempfile::tempdir().expect("a folder"),
         };
         for script in ["cr_env.sh", "main.sh", "wrapper.sh", "payload.sh"] {
-            fs::copy(Path::new(EXAMPLES).join(script), site.path(script)).expect("it is there");
+            let folder = if script == "payload.sh" { "" } else { "functions" };
+            let from = Path::new(EXAMPLES).join(folder).join(script);
+            fs::copy(from, site.path(script)).expect("it is there");
         }
         let [launch, ckpt] =
             [assert_cmd::cargo::cargo_bin!("ckpt-launch"), assert_cmd::cargo::cargo_bin!("ckpt")];
@@ -76,9 +78,13 @@ impl Site {
 
 #[test]
 fn shellcheck_has_nothing_to_say() {
-    let scripts = ["cr_env.sh", "main.sh", "wrapper.sh", "payload.sh"];
-    let check = Command::new("shellcheck").arg("-x").args(scripts).current_dir(EXAMPLES).output();
-    match check {
+    let folders = ["", "functions"].map(|name| Path::new(EXAMPLES).join(name));
+    let files = folders.iter().flat_map(|folder| fs::read_dir(folder).expect("it is there"));
+    let files = files.map(|file| file.expect("it is there").path());
+    let scripts: Vec<PathBuf> =
+        files.filter(|path| path.extension().is_some_and(|it| it == "sh")).collect();
+    assert!(scripts.len() >= 9, "{scripts:?}");
+    match Command::new("shellcheck").arg("-x").args(scripts).current_dir(EXAMPLES).output() {
         Ok(said) => assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout)),
         Err(_) => println!("skipped: no shellcheck here"),
     }

@@ -77,10 +77,18 @@ impl From<Pids> for rebuild::Pids {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser};
 
     #[test]
     fn declarations_are_sound() {
         super::Restore::command().debug_assert();
+    }
+
+    #[test]
+    fn two_kinds_of_image() {
+        let words = ["ckpt-restore", "--image", "me/app:1", "images"];
+        let args = super::Restore::parse_from(words);
+        assert_eq!(args.image, Some("images".into()));
+        assert_eq!(args.container.image.as_deref(), Some("me/app:1"));
     }
 }

@@ -12,9 +12,11 @@
 //!
 //! `cargo nextest` is wanted: each test must be a process of its own, since it collects orphans.
 
+mod contained;
 mod moments;
 mod payload;
 mod run;
+mod runtimes;
 mod site;
 mod slurm;
 mod survival;
@@ -22,9 +24,11 @@ mod tools;
 mod tree;
 mod user;
 
+pub use contained::{Contained, said};
 pub use moments::Moments;
 pub use payload::{ALL, Payload, payload};
 pub use run::{CheckpointFailed, Ended, From, Run, undisturbed};
+pub use runtimes::{Image, RUNTIMES, Runtime, Runtimes, runtimes};
 pub use site::{Daemon, Said, Site, real_dmtcp, until};
 pub use slurm::{Cluster, Fields, Job, NOTE, Options, SHORT, Scenario, Work};
 pub use survival::{survives, with_environment};

@@ -67,6 +67,30 @@ pub fn inside(folder: &Path) -> Vec<i32> {
     processes().into_iter().filter(is).collect()
 }
 
+/// All living processes that have to do with `folder`, which has a name like no other: it is in their
+/// command line or environment, or they work there. (Seen from outside of a chroot, what comes before
+/// it may differ.)
+pub fn naming(folder: &str) -> Vec<i32> {
+    let own = std::process::id().cast_signed();
+    let has = |pid: &i32| {
+        let holds = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).contains(folder);
+        let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let cwd = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+        holds(read("cmdline"))
+            || holds(read("environ"))
+            || holds(cwd.into_os_string().into_encoded_bytes())
+    };
+    let lives = |pid: &i32| stat(*pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'));
+    processes().into_iter().filter(|pid| *pid != own && lives(pid) && has(pid)).collect()
+}
+
+/// SIGKILL for these.
+pub fn kill_each(pids: &[i32]) {
+    for &pid in pids {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
 /// Makes this process the one that orphans below it fall to, so that it can reap them.
 pub fn adopt_orphans() {
     nix::sys::prctl::set_child_subreaper(true).expect("any process may adopt orphans");

@@ -81,6 +81,12 @@ impl User {
         command
     }
 
+    /// Gives `path`, root's, to this user's group.
+    pub(crate) fn own_by_group(&self, path: &Path) {
+        let ids = (Some(Uid::from_raw(0)), Some(Gid::from_raw(self.gid)));
+        nix::unistd::chown(path, ids.0, ids.1).expect("root may give files away");
+    }
+
     /// Makes `path` this user's own.
     pub fn own(&self, path: &Path) {
         if Uid::effective().is_root() {

@@ -36,6 +36,12 @@ const NEEDS: &[Need] = &[
         packages: &["podman", "runc", "uidmap", "fuse-overlayfs", "tar"],
     },
     Need {
+        what: "what other container runtimes are made of",
+        check: "debootstrap --version && musl-gcc --version && \
+                /usr/bin/python3 -c 'import venv, ensurepip'",
+        packages: &["debootstrap", "musl-tools", "python3-venv"],
+    },
+    Need {
         what: "Slurm",
         // Its other commands want a configuration before they say anything.
         check: "slurmctld -V && slurmd -V && munged --version && \

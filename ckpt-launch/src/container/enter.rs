@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -199,7 +200,10 @@ fn add(container: &mut Container, folder: &Path) -> Result<()> {
         let what = format!("{} cannot be named to a container", folder.display());
         Error::new(ErrorKind::Usage, what).help("use a folder whose name is UTF-8")
     })?;
-    let is_in = |known: &String| folder.starts_with(known);
+    // What is mounted below a folder need not come with it.
+    let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).ok();
+    let is_in =
+        |known: &String| folder.starts_with(known) && device(folder) == device(Path::new(known));
     if !container.folders.iter().any(is_in) {
         container.folders.push(name.to_owned());
     }

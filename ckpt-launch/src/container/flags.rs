@@ -47,7 +47,13 @@ pub struct BackInContainer {
     #[arg(long, value_name = "RUNTIME|none")]
     pub container: Option<Wanted>,
     /// The container image [default: the job's]
-    #[arg(long, value_name = "IMAGE", allow_hyphen_values = true)]
+    // (The other IMAGE of ckpt-restore is called so, too.)
+    #[arg(
+        id = "container_image",
+        long = "image",
+        value_name = "IMAGE",
+        allow_hyphen_values = true
+    )]
     pub image: Option<String>,
     /// A further argument for the runtime; may be given several times [default: those that the job
     /// was started with]

@@ -1,0 +1,316 @@
+//! `ckpt-launch --container`: real payloads in every runtime, started from outside, killed, restored.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ckpt_tests::{Contained, Ended, Image, Runtime, Runtimes, runtimes, said, tools};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../containers/examples").join(name)
+}
+
+/// A payload, as words and files.
+#[derive(Clone, Copy)]
+struct Work {
+    words: &'static [&'static str],
+    image: Image,
+    files: fn() -> Vec<PathBuf>,
+    flags: &'static [&'static str],
+}
+
+const SHELL: Work = Work {
+    words: &["bash", "./shell.sh", "output", "100"],
+    image: Image::Debian,
+    files: || vec![tools().payloads.join("shell.sh")],
+    flags: &[],
+};
+
+const GEANT4: Work = Work {
+    words: &["./example_g4.sh", "short.conf"],
+    image: Image::Debian,
+    files: || {
+        let short = std::env::temp_dir().join(format!("ckpt-test-g4-{}", std::process::id()));
+        std::fs::create_dir_all(&short).expect("a folder");
+        let conf = short.join("short.conf");
+        std::fs::write(&conf, "EVENTS=900\nOUTPUT=output\n").expect("the folder is ours");
+        vec![example("example_g4.sh"), example("example_g4.py"), conf]
+    },
+    flags: &[],
+};
+
+const BARE: Work =
+    Work { words: &["/payload", "output", "120"], image: Image::Bare, files: Vec::new, flags: &[] };
+
+fn launch(job: &Contained<'_>, runtime: Runtime, work: Work) -> Command {
+    let mut command = job.launcher(runtime, work.image, work.flags);
+    command.args(work.words);
+    command
+}
+
+fn undisturbed(all: &Runtimes, runtime: Runtime, work: Work) -> Ended {
+    let mut job = Contained::new(all, &(work.files)());
+    job.start(launch(&job, runtime, work));
+    let ended = job.end();
+    assert!(ended.output.lines().count() > 20, "{}", job.logs());
+    ended
+}
+
+/// Two checkpoints, two ends by SIGKILL, two restarts.
+fn survives(runtime: Runtime, work: Work) {
+    let Some(all) = runtimes() else { return };
+    let expected = undisturbed(all, runtime, work);
+    let lines = expected.output.lines().count();
+    let mut job = Contained::new(all, &(work.files)());
+    job.start(launch(&job, runtime, work));
+    for part in [1, 2] {
+        job.reaches(lines * part / 4);
+        job.checkpoint();
+        job.reaches(lines * part / 4 + 3);
+        job.kill();
+        job.restore(&[]);
+    }
+    job.end().must_equal(&expected);
+}
+
+#[test]
+fn shell_in_podman() {
+    survives(Runtime::Podman, SHELL);
+}
+
+#[test]
+fn shell_in_podman_hpc() {
+    survives(Runtime::PodmanHpc, SHELL);
+}
+
+#[test]
+fn shell_in_apptainer() {
+    survives(Runtime::Apptainer, SHELL);
+}
+
+#[test]
+fn shell_in_shifter() {
+    survives(Runtime::Shifter, SHELL);
+}
+
+#[test]
+fn geant4_in_podman() {
+    survives(Runtime::Podman, GEANT4);
+}
+
+#[test]
+fn geant4_in_podman_hpc() {
+    survives(Runtime::PodmanHpc, GEANT4);
+}
+
+#[test]
+fn geant4_in_apptainer() {
+    survives(Runtime::Apptainer, GEANT4);
+}
+
+#[test]
+fn geant4_in_shifter() {
+    survives(Runtime::Shifter, GEANT4);
+}
+
+#[test]
+fn an_image_without_shell_and_libc() {
+    survives(Runtime::Podman, BARE);
+    survives(Runtime::Apptainer, BARE);
+    survives(Runtime::Shifter, BARE);
+}
+
+#[test]
+fn an_image_with_musl() {
+    survives(Runtime::PodmanHpc, Work { image: Image::Musl, ..BARE });
+}
+
+#[test]
+fn a_read_only_root() {
+    survives(Runtime::Podman, Work { flags: &["--container-arg=--read-only"], ..SHELL });
+}
+
+/// Its own exit status and signals, in every runtime.
+#[test]
+fn statuses_and_signals() {
+    let Some(all) = runtimes() else { return };
+    for runtime in ckpt_tests::RUNTIMES {
+        let run = |script: &str| {
+            let job = Contained::new(all, &[]);
+            said(job.launcher(runtime, Image::Debian, &["-q"]).args(["bash", "-c", script]))
+        };
+        let name = runtime.name();
+        assert_eq!(run("exit 7").0, Some(7), "{name}");
+        assert_eq!(run("kill -ABRT $$").0, Some(134), "{name}");
+        assert_eq!(run("exec /no/such/program").0, Some(127), "{name}");
+        let missing = Contained::new(all, &[]);
+        let missing = said(missing.launcher(runtime, Image::Debian, &[]).arg("/no/such/program"));
+        assert_eq!(missing.0, Some(127), "{name}: {}", missing.1);
+        let (_, words) = run("grep -h . /etc/ckpt-image; pwd");
+        assert!(words.contains("debian\n") && words.contains("/ckpt-test-"), "{name}: {words}");
+
+        let mut job = Contained::new(all, &[]);
+        let mut command = job.launcher(runtime, Image::Debian, &[]);
+        let script = "exec >output; trap 'echo told; exit 3' TERM; echo ready; \
+                      while :; do sleep 0.1; done";
+        command.args(["bash", "-c", script]);
+        job.start(command);
+        job.reaches(1);
+        kill(Pid::from_raw(job.pid()), Signal::SIGTERM).expect("it runs");
+        let ended = job.end();
+        assert_eq!((ended.output.as_str(), ended.status), ("ready\ntold\n", 3), "{name}");
+    }
+}
+
+/// What the launcher's death leaves: the job, its control socket, and nobody beside it.
+#[test]
+fn the_launcher_outside_is_killed() {
+    let Some(all) = runtimes() else { return };
+    for runtime in [Runtime::Podman, Runtime::Shifter] {
+        let expected = undisturbed(all, runtime, SHELL);
+        let mut job = Contained::new(all, &(SHELL.files)());
+        job.start(launch(&job, runtime, SHELL));
+        job.reaches(5);
+        job.checkpoint();
+        job.kill_launcher();
+        let (status, words) = job.ckpt("checkpoint");
+        assert_eq!(status, Some(0), "{words}");
+        let (status, words) = said(job.command("ckpt-restore").arg(&job.images));
+        assert_eq!(status, Some(75), "{words}");
+        ckpt_tests::until("the job's end", || job.processes().is_empty());
+        assert_eq!(job.read("output"), expected.output);
+    }
+}
+
+/// The job is brought to its first checkpoint and killed.
+fn killed_after_a_checkpoint(all: &Runtimes, runtime: Runtime) -> Contained<'_> {
+    let mut job = Contained::new(all, &(SHELL.files)());
+    job.start(launch(&job, runtime, SHELL));
+    job.reaches(5);
+    job.checkpoint();
+    job.kill();
+    job
+}
+
+#[test]
+fn another_image_is_refused() {
+    let Some(all) = runtimes() else { return };
+    for runtime in [Runtime::Podman, Runtime::Shifter] {
+        let other = all.image(runtime, Image::Other);
+        let expected = undisturbed(all, runtime, SHELL);
+        let mut job = killed_after_a_checkpoint(all, runtime);
+        let (status, words) =
+            said(job.command("ckpt-restore").args(["--image", &other]).arg(&job.images));
+        assert_eq!(status, Some(69), "{words}");
+        assert!(words.contains(&other) && words.contains("--other-image"), "{words}");
+        job.restore(&["--image", &other, "--other-image"]);
+        job.end().must_equal(&expected);
+    }
+}
+
+/// Names move on; the job comes back in the image that it left, as long as there is one.
+#[test]
+fn a_name_that_moves_on() {
+    let Some(all) = runtimes() else { return };
+    let podman = |words: &[&str]| {
+        let (status, said) =
+            said(all.command(&all.bin().join("podman").to_string_lossy()).args(words));
+        assert_eq!(status, Some(0), "{words:?}: {said}");
+    };
+    let images = [Image::Debian, Image::Other].map(|image| all.image(Runtime::Podman, image));
+    let name = format!("localhost/ckpt-moving-{}", std::process::id());
+    podman(&["tag", &images[0], &name]);
+    let expected = undisturbed(all, Runtime::Podman, SHELL);
+    let mut job = Contained::new(all, &(SHELL.files)());
+    let mut command = job.command("ckpt-launch");
+    command.args(["--container", "podman", "--image", &name, "--ckptdir"]).arg(&job.images);
+    command.arg("--").args(SHELL.words);
+    job.start(command);
+    job.reaches(5);
+    job.checkpoint();
+    job.kill();
+    podman(&["tag", &images[1], &name]);
+    job.restore(&[]);
+    job.end().must_equal(&expected);
+    podman(&["untag", &images[1], &name]);
+}
+
+/// Right here, where its program is not.
+#[test]
+fn without_its_container_it_is_refused() {
+    let Some(all) = runtimes() else { return };
+    let expected = undisturbed(all, Runtime::Apptainer, BARE);
+    let mut job = Contained::new(all, &[]);
+    job.start(launch(&job, Runtime::Apptainer, BARE));
+    job.reaches(5);
+    job.checkpoint();
+    job.kill();
+    let mut restore = job.command("ckpt-restore");
+    let (status, words) = said(restore.args(["--container", "none"]).arg(&job.images));
+    assert_eq!(status, Some(69), "{words}");
+    assert!(words.contains("/payload"), "{words}");
+    job.restore(&[]);
+    job.end().must_equal(&expected);
+}
+
+/// A small file system of its own for the checkpoint directory.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(job: &Contained<'_>, size: &str) -> Self {
+        let path = job.path("small");
+        std::fs::create_dir(&path).expect("the folder is ours");
+        let options = format!("size={size},mode=0777");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &options, "ckpt-test"]).arg(&path);
+        let mounted = mount.status();
+        assert!(mounted.is_ok_and(|status| status.success()), "mount");
+        Self(path)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn the_checkpoint_directory_is_on_another_file_system() {
+    let Some(all) = runtimes() else { return };
+    let elsewhere = tempfile::Builder::new().prefix("ckpt-test-").tempdir_in("/dev/shm");
+    let elsewhere = elsewhere.expect("there is such a file system");
+    all.user.own(elsewhere.path());
+    for runtime in [Runtime::Podman, Runtime::Apptainer] {
+        let expected = undisturbed(all, runtime, SHELL);
+        let mut job = Contained::new(all, &(SHELL.files)());
+        job.images = elsewhere.path().join(runtime.name());
+        job.start(launch(&job, runtime, SHELL));
+        job.reaches(5);
+        job.checkpoint();
+        job.kill();
+        job.restore(&[]);
+        job.end().must_equal(&expected);
+    }
+}
+
+#[test]
+fn the_file_system_is_full() {
+    let Some(all) = runtimes() else { return };
+    let expected = undisturbed(all, Runtime::Apptainer, SHELL);
+    let mut job = Contained::new(all, &(SHELL.files)());
+    let small = Small::mount(&job, "1m");
+    job.images = small.0.join("images");
+    job.start(launch(&job, Runtime::Apptainer, SHELL));
+    job.reaches(5);
+    job.checkpoint();
+    std::fs::write(small.0.join("full"), vec![1; 2 << 20]).expect_err("it is small");
+    let (status, words) = job.ckpt("checkpoint");
+    assert_eq!(status, Some(74), "{words}");
+    job.reaches(20);
+    job.kill();
+    std::fs::remove_file(small.0.join("full")).expect("it is ours");
+    job.restore(&[]);
+    job.end().must_equal(&expected);
+}
