@@ -368,6 +368,9 @@ pub enum Verb {
         #[command(flatten)]
         #[allow(missing_docs)]
         engine: With,
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        container: InContainer,
         /// Say as well which engine this command would get
         #[arg(trailing_var_arg = true, value_name = "COMMAND")]
         command: Vec<OsString>,

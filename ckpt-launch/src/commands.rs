@@ -27,9 +27,14 @@ pub fn run(args: &Ckpt) -> u8 {
         Verb::Kill(which) => kill(which, &voice),
         Verb::Inspect { path } => images::inspect(path.as_deref(), &voice),
         Verb::Verify { path } => images::verify(path.as_deref(), &voice),
-        Verb::Doctor { place, engine, command } => {
-            doctor::run(&place.directory(), engine, command, &voice)
-        }
+        Verb::Doctor { place, engine, container, command } => match container.container {
+            Some(runtime) => {
+                let job = (&*place.directory(), engine, &**command);
+                let ended = doctor::run_in_container(runtime, container, job, &args.talk, &voice);
+                return ended.unwrap_or_else(|error| voice.fail(&error));
+            }
+            None => doctor::run(&place.directory(), engine, command, &voice),
+        },
         Verb::List { dir } => images::list(dir.as_deref(), &voice),
         Verb::Slurm(ask) => slurm::commands::run(ask, &voice),
     };

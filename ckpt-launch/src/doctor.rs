@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use ckpt_core::probe::{self, Fact, Grade};
+use ckpt_core::probe::{self, Container, Fact, Grade};
 use ckpt_core::{Error, ErrorKind, Result};
 use serde_json::json;
 
@@ -13,6 +13,10 @@ use crate::commands::print;
 use crate::coordinator::secret::{self, Secret};
 use crate::voice::Voice;
 use crate::{backend, engine};
+
+mod contained;
+
+pub use contained::run as run_in_container;
 
 /// Looks at this host, at the checkpoint directory, and at `command` if there is one.
 ///
@@ -28,28 +32,58 @@ pub fn run(dir: &Path, with: &With, command: &[OsString], voice: &Voice) -> Resu
     if !command.is_empty() {
         facts.push(for_command(with, command));
     }
+    show(&facts, voice)?;
+    judge(&facts, "jobs cannot be checkpointed here")
+}
+
+fn show(facts: &[Fact], voice: &Voice) -> Result<()> {
     let line = if voice.json() { as_json } else { in_words };
-    print(&facts.iter().map(line).collect::<String>())?;
+    print(&facts.iter().map(line).collect::<String>())
+}
+
+fn judge(facts: &[Fact], verdict: &str) -> Result<()> {
     let missing: Vec<&str> =
         facts.iter().filter(|fact| fact.grade == Grade::Missing).map(|fact| fact.what).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    let what = format!("jobs cannot be checkpointed here: {}", missing.join(", "));
+    let what = format!("{verdict}: {}", missing.join(", "));
     Err(Error::new(ErrorKind::Unsupported, what))
 }
+
+/// Where the words begin.
+const MARGIN: usize = 17;
 
 fn in_words(fact: &Fact) -> String {
     let mark = match fact.grade {
         Grade::Good => "ok",
         Grade::Fair => "--",
+        Grade::Poor => "?",
         Grade::Missing => "NO",
     };
-    let line = format!("{mark:<3} {:<12} {}\n", fact.what, fact.way);
+    let line = wrapped(&format!("{mark:<3} {:<12} ", fact.what), &fact.way);
     match (&fact.fix, fact.grade) {
-        (Some(fix), Grade::Fair | Grade::Missing) => format!("{line}{:<17}better: {fix}\n", ""),
+        (Some(fix), Grade::Fair | Grade::Poor | Grade::Missing) => {
+            line + &wrapped(&format!("{:MARGIN$}better: ", ""), fix)
+        }
         _ => line,
     }
+}
+
+/// Text behind its beginning, in lines that fit on a screen.
+fn wrapped(beginning: &str, text: &str) -> String {
+    const WIDTH: usize = 100;
+    let (mut lines, mut line) = (String::new(), beginning.to_owned());
+    for (at, word) in text.split(' ').enumerate() {
+        if at > 0 && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            lines += &format!("{line}\n");
+            line = format!("{:MARGIN$}{word}", "");
+        } else {
+            line += if at > 0 { " " } else { "" };
+            line += word;
+        }
+    }
+    lines + &line + "\n"
 }
 
 fn as_json(fact: &Fact) -> String {
@@ -121,7 +155,13 @@ fn slurm() -> Fact {
     let way = match (there, job) {
         (true, Some(job)) => format!("scontrol is here, and this is job {job}"),
         (true, None) => "scontrol is here".to_owned(),
+        (false, Some(job)) if Container::here() != Container::None => {
+            format!("job {job}; spoken to from outside the container (--slurm --container …)")
+        }
         (false, Some(job)) => format!("this is job {job}, and there is no scontrol"),
+        (false, None) if Container::here() != Container::None => {
+            "spoken to from outside the container (--slurm --container …)".to_owned()
+        }
         (false, None) => "none".to_owned(),
     };
     fact("Slurm", Grade::Good, way, None)

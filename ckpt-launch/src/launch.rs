@@ -10,6 +10,7 @@ use std::process::Command;
 
 use ckpt_core::image::Directory;
 use ckpt_core::job::{Job, JobId};
+use ckpt_core::probe::{self, Grade};
 use ckpt_core::{Error, ErrorKind, Result};
 
 use crate::backend::{Backend, Driver};
@@ -78,6 +79,9 @@ pub fn launch<'a>(
     }
     let inside = args.container.inside.as_deref().map(Inside::connect);
     let mut inside = inside.transpose().map_err(ordinary)?;
+    if inside.is_some() && engine::choose(&args.engine, &args.command).backend == Backend::Native {
+        container_allows(voice).map_err(ordinary)?;
+    }
     let dir = checkpoint_directory(&args.place.directory()).map_err(ordinary)?;
     let [program, ..] = args.command.as_slice() else {
         return Err(ordinary(Error::new(ErrorKind::Usage, "there is no COMMAND")));
@@ -130,6 +134,27 @@ pub fn launch<'a>(
     let begun = Begun { job, engine, root, from: None, peer, dmtcp_names, round, inside };
     let control = Some((ownership, server));
     Ok(Supervisor::new(voice, signals, control, begun, &args.keeping, dir).run())
+}
+
+/// Whether a job in this container can be checkpointed, and come back: told before it has computed
+/// for hours. This process has a single thread.
+fn container_allows(voice: &Voice) -> Result<()> {
+    for fact in probe::restart_here() {
+        match fact.grade {
+            Grade::Good | Grade::Fair => {}
+            Grade::Poor => voice.warn(
+                "neither user namespaces nor chosen process numbers are to be had in this \
+                 container: a restart here needs the job's numbers to be free (another node, or \
+                 after the job's end) and is refused otherwise; the monotonic clock jumps",
+            ),
+            Grade::Missing => {
+                let what = format!("jobs cannot be checkpointed in this container: {}", fact.way);
+                let error = Error::new(ErrorKind::Unsupported, what);
+                return Err(fact.fix.into_iter().fold(error, Error::help));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The engine, and the command that starts the job under it.

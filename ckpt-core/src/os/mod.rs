@@ -2,15 +2,17 @@
 //!
 //! Everything above speaks to the kernel through these rooms: tracees and remote system calls
 //! (`ptrace`, `tracee`, `remote`), what procfs tells (`proc`, `maps`, `pagemap`, `mem`), file
-//! descriptors of other processes (`fds`), the vDSO (`vdso`) and new processes (`spawn`, `board`).
+//! descriptors of other processes (`fds`), the vDSO (`vdso`) and new processes (`spawn`, `numbers`, `board`).
 
 pub(crate) mod board;
+pub(crate) mod changes;
 pub(crate) mod clock;
 pub(crate) mod cpu;
 pub(crate) mod elf;
 pub(crate) mod fds;
 pub(crate) mod maps;
 pub(crate) mod mem;
+pub(crate) mod numbers;
 pub(crate) mod pagemap;
 pub(crate) mod proc;
 pub(crate) mod ptrace;

@@ -9,11 +9,15 @@ use std::os::unix::fs::FileExt;
 use super::PAGE;
 use crate::error::{Error, Result};
 
+const IS_WRITTEN: u64 = 1 << 1;
 const IS_FILE: u64 = 1 << 2;
 const IS_PRESENT: u64 = 1 << 3;
 const IS_SWAPPED: u64 = 1 << 4;
 const IS_ZERO: u64 = 1 << 5;
 const IS_GUARD: u64 = 1 << 8;
+/// Write-protects what is found again, where that is done without a handler.
+const WP_MATCHING: u64 = 1 << 0;
+const CHECK_WPASYNC: u64 = 1 << 1;
 /// `_IOWR('f', 16, struct pm_scan_arg)`.
 const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
 
@@ -135,6 +139,31 @@ impl Pagemap {
             at = argument.walk_end;
         }
         Ok(runs)
+    }
+
+    /// What was written to since the last such call, and is write-protected again; the range is
+    /// registered with a userfaultfd.
+    pub(crate) fn written(&self, start: u64, end: u64) -> io::Result<Vec<(u64, u64)>> {
+        let mut room = [Region::default(); 16];
+        let mut argument = ScanArgument {
+            size: size_of::<ScanArgument>() as u64,
+            flags: WP_MATCHING | CHECK_WPASYNC,
+            start,
+            end,
+            walk_end: 0,
+            vec: room.as_mut_ptr() as u64,
+            vec_len: room.len() as u64,
+            max_pages: 0,
+            category_inverted: 0,
+            category_mask: IS_WRITTEN,
+            category_anyof_mask: 0,
+            return_mask: IS_WRITTEN,
+        };
+        // SAFETY: as in `scan`.
+        match unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &raw mut argument) } {
+            ..0 => Err(io::Error::last_os_error()),
+            got => Ok(room[..got as usize].iter().map(|r| (r.start, r.end)).collect()),
+        }
     }
 
     fn entries(&self, start: u64, end: u64) -> io::Result<Vec<Run>> {

@@ -7,7 +7,6 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
-use std::time::{Duration, Instant};
 
 use libc::{c_int, pid_t};
 
@@ -85,72 +84,6 @@ pub(crate) fn try_in_child(
             _ => Err(io::Error::from_raw_os_error(libc::EINTR)),
         },
     }
-}
-
-/// Forks until the number `wanted` comes by, where numbers cannot be chosen; they are handed out
-/// in turn. Gives up with `EAGAIN` when it has gone round.
-pub(crate) fn fork_until(wanted: pid_t) -> io::Result<Fork> {
-    let deadline = Instant::now() + Duration::from_secs(120);
-    loop {
-        steer_to(wanted, deadline)?;
-        match fork(0, None)? {
-            // The kernel itself is asked: glibc's idea of our number is the parent's.
-            Fork::Child if own_pid() == wanted => return Ok(Fork::Child),
-            Fork::Child => exit(0),
-            Fork::Parent(pid) if pid == wanted => return Ok(Fork::Parent(pid)),
-            Fork::Parent(pid) => drop(reap(pid)?),
-        }
-    }
-}
-
-/// Uses up numbers until the next one should be `wanted`.
-pub(crate) fn steer_to(wanted: pid_t, deadline: Instant) -> io::Result<()> {
-    loop {
-        let last = burn()?;
-        // Numbers in use are passed over.
-        let near = last < wanted && wanted - last <= 64;
-        if near && (last + 1..wanted).all(in_use) {
-            return Ok(());
-        }
-        if Instant::now() >= deadline {
-            return Err(io::Error::from_raw_os_error(libc::EAGAIN));
-        }
-    }
-}
-
-/// Whether a task with this number exists.
-pub(crate) fn in_use(tid: pid_t) -> bool {
-    std::path::Path::new(&format!("/proc/{tid}")).exists()
-}
-
-/// Makes a process that ends at once, and returns its number.
-fn burn() -> io::Result<pid_t> {
-    let flags = (libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD) as u64;
-    let pid: i64;
-    // SAFETY: the child shares our memory and stack while we wait for it (CLONE_VFORK); it makes
-    // one system call, exit, and touches neither. rcx and r11 are named as lost, the stack is not
-    // used.
-    unsafe {
-        std::arch::asm!(
-            "syscall",
-            "test rax, rax",
-            "jnz 2f",
-            "xor edi, edi",
-            "mov eax, 60",
-            "syscall",
-            "2:",
-            inlateout("rax") libc::SYS_clone => pid,
-            inlateout("rdi") flags => _,
-            in("rsi") 0, in("rdx") 0, in("r10") 0, in("r8") 0,
-            lateout("rcx") _, lateout("r11") _,
-            options(nostack),
-        );
-    }
-    if pid < 0 {
-        return Err(io::Error::from_raw_os_error(-pid as i32));
-    }
-    reap(pid as pid_t)?;
-    Ok(pid as pid_t)
 }
 
 /// Waits for a child to end and takes its status (wait(2)).
@@ -393,16 +326,4 @@ pub(crate) fn mount_proc() -> io::Result<()> {
         libc::mount(source.as_ptr(), target.as_ptr(), source.as_ptr(), flags, ptr::null())
     };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn burnt_numbers_are_reaped() {
-        let first = burn().unwrap();
-        assert!(first > 0 && burn().unwrap() != first);
-        assert_eq!(reap(first).unwrap_err().raw_os_error(), Some(libc::ECHILD));
-    }
 }

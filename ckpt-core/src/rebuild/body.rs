@@ -17,7 +17,7 @@ use crate::os::mem::Memory;
 use crate::os::ptrace::{self, Status};
 use crate::os::remote::{Scratch, Site};
 use crate::os::tracee::{Halt, Running, Stopped};
-use crate::os::{fds, sched, spawn};
+use crate::os::{fds, numbers, sched, spawn};
 use crate::snapshot::{Live, Process};
 
 use super::files::OpenFiles;
@@ -204,7 +204,7 @@ impl<'a> Body<'a> {
             words[16] = wanted as u64;
             let at = hand.put(&bytes_of(&words))?;
             if !chosen {
-                spawn::steer_to(wanted, deadline)
+                numbers::steer_to(wanted, deadline)
                     .map_err(|e| Error::os(format!("cannot get at the number {wanted}"), e))?;
             }
             let what = format!("make the task {wanted}");

@@ -15,7 +15,7 @@ use super::body::Tids;
 use super::skeleton::{Choice, Recipe, Skeleton, Within};
 use super::tree::{self, Outside};
 use crate::error::{Error, ErrorKind, Result};
-use crate::os::{proc, spawn};
+use crate::os::{numbers, proc, spawn};
 use crate::progress::{Event, Observer};
 use crate::snapshot::Snapshot;
 
@@ -110,7 +110,7 @@ fn possible(snapshot: &Snapshot, rung: Pids) -> Result<()> {
     }
     let tasks = snapshot.alive().flat_map(|(_, live)| live.tasks.iter().map(|task| task.tid));
     let processes = snapshot.processes.iter().map(|process| process.pid);
-    match tasks.chain(processes).find(|&tid| spawn::in_use(tid)) {
+    match tasks.chain(processes).find(|&tid| numbers::in_use(tid)) {
         Some(tid) => {
             let what = format!("the number {tid} is in use by {}", proc::comm(tid));
             Err(Error::new(ErrorKind::Busy, what))

@@ -18,7 +18,7 @@ use super::tree::{Index, Role, Tree};
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::board::Board;
 use crate::os::spawn::{self, Fork};
-use crate::os::{clock, proc, ptrace};
+use crate::os::{clock, numbers, proc, ptrace};
 
 /// Steps of the board, in order.
 mod step {
@@ -322,7 +322,7 @@ impl Family<'_> {
             (Some(pid), Choice::SetTid) => spawn::fork(0, Some(pid)),
             // The stand-in's number is a courtesy, not worth a search.
             (Some(_), Choice::Cycle) if node.role == Role::StandIn => spawn::fork(0, None),
-            (Some(pid), Choice::Cycle) => spawn::fork_until(pid),
+            (Some(pid), Choice::Cycle) => numbers::fork_until(pid),
         };
         match fork {
             Ok(Fork::Parent(pid)) => Ok(pid),
@@ -346,7 +346,7 @@ impl Family<'_> {
             Fork::Child => {
                 let fork = match (node.pid, self.recipe.choice) {
                     (Some(pid), Choice::SetTid) => spawn::fork(0, Some(pid)),
-                    (Some(pid), Choice::Cycle) => spawn::fork_until(pid),
+                    (Some(pid), Choice::Cycle) => numbers::fork_until(pid),
                     (None, _) => spawn::fork(0, None),
                 };
                 match fork {

@@ -97,7 +97,11 @@ pub fn launch<'a>(
 }
 
 /// The container that the flags describe, and the image's entry point.
-fn described(flags: &InContainer, runtime: Runtime) -> Result<(Container, Vec<String>)> {
+///
+/// # Errors
+///
+/// When there is no such image.
+pub fn described(flags: &InContainer, runtime: Runtime) -> Result<(Container, Vec<String>)> {
     let image = flags.image.clone().unwrap_or_default();
     let known = identity::look(runtime, &image)?;
     let container = Container {
@@ -195,7 +199,12 @@ fn common(around: &Around<'_>, socket: &Path) -> Vec<OsString> {
     words
 }
 
-fn add(container: &mut Container, folder: &Path) -> Result<()> {
+/// Has a folder of the host's be in the container.
+///
+/// # Errors
+///
+/// [`ErrorKind::Usage`] if its name cannot be told to a runtime.
+pub fn add(container: &mut Container, folder: &Path) -> Result<()> {
     let name = folder.to_str().ok_or_else(|| {
         let what = format!("{} cannot be named to a container", folder.display());
         Error::new(ErrorKind::Usage, what).help("use a folder whose name is UTF-8")

@@ -11,7 +11,7 @@ use super::runtime::Runtime;
 #[derive(Debug, Clone, Args, Default)]
 #[command(next_help_heading = "Container")]
 pub struct InContainer {
-    /// Run COMMAND in a container, by this runtime
+    /// In a container, by this runtime
     #[arg(long, value_name = "RUNTIME", requires = "image")]
     pub container: Option<Runtime>,
     /// The container image, as the runtime knows it (Shifter: or "-", the Slurm job's)

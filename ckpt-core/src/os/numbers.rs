@@ -1,0 +1,263 @@
+//! Process numbers where none can be chosen: the kernel hands them out in turn, so one that is free
+//! comes by, once in a turn through all.
+//!
+//! A turn may be four million numbers long (`kernel.pid_max`). Most are therefore used up by a
+//! clone(2) that fails *after* it was given a number: no process is made, scheduled and waited for.
+//! It does not tell which number that was, so a true one is made now and then, and the last few
+//! numbers are gone one by one.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use libc::{c_int, pid_t};
+
+use super::spawn::{self, Fork};
+
+/// Numbers below this one are handed out once, and not again in later turns (`RESERVED_PIDS`).
+pub(crate) const RESERVED: pid_t = 300;
+/// How long the search for one number may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+/// In a gap that is no longer, the numbers in use are counted.
+const COUNTED: i64 = 8192;
+/// So many free numbers before the wanted one it goes on one by one: others fork, too.
+const NEAR: i64 = 24;
+/// Numbers that are used up before a look at the time, and at what others did.
+const BATCH: i64 = 32_768;
+
+/// One more than the highest number there is.
+pub(crate) fn pid_max() -> pid_t {
+    let text = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
+    text.trim().parse().unwrap_or(4 << 20)
+}
+
+/// Whether a task or a process group has this number.
+pub(crate) fn in_use(number: pid_t) -> bool {
+    // procfs may hide other users' processes; signal 0 tells of them all the same.
+    let there = |number: pid_t| {
+        // SAFETY: signal 0 is sent to nobody.
+        let result = unsafe { libc::kill(number, 0) };
+        result == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
+    };
+    there(number) || number > 1 && there(-number)
+}
+
+/// How many numbers are handed out between `last` and `wanted` if none of them is in use.
+pub(crate) fn gap(last: pid_t, wanted: pid_t, max: pid_t) -> i64 {
+    let (last, wanted, max) = (i64::from(last), i64::from(wanted), i64::from(max));
+    match wanted - last - 1 {
+        ahead @ 0.. => ahead,
+        _ => (max - last - 1).max(0) + (wanted - i64::from(RESERVED)).max(0),
+    }
+}
+
+/// Forks until the number `wanted` comes by. `ETIMEDOUT` when it does not, `ERANGE` when it never
+/// can.
+pub(crate) fn fork_until(wanted: pid_t) -> io::Result<Fork> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        steer_to(wanted, deadline)?;
+        match spawn::fork(0, None)? {
+            // The kernel itself is asked: glibc's idea of our number is the parent's.
+            Fork::Child if spawn::own_pid() == wanted => return Ok(Fork::Child),
+            Fork::Child => spawn::exit(0),
+            Fork::Parent(pid) if pid == wanted => return Ok(Fork::Parent(pid)),
+            Fork::Parent(pid) => drop(spawn::reap(pid)?),
+        }
+    }
+}
+
+/// Forks, but for none of the numbers that somebody else is to get.
+pub(crate) fn fork_beside(taken: impl Fn(pid_t) -> bool) -> io::Result<Fork> {
+    loop {
+        match spawn::fork(0, None)? {
+            Fork::Child if taken(spawn::own_pid()) => spawn::exit(0),
+            Fork::Parent(pid) if taken(pid) => drop(spawn::reap(pid)?),
+            fork => return Ok(fork),
+        }
+    }
+}
+
+/// Uses up numbers until the next one should be `wanted`; this process has a single thread.
+pub(crate) fn steer_to(wanted: pid_t, deadline: Instant) -> io::Result<()> {
+    let max = pid_max();
+    let mut quick = true;
+    loop {
+        let last = burn()?;
+        let never = wanted >= max || wanted < RESERVED && last >= wanted;
+        if never {
+            return Err(io::Error::from_raw_os_error(libc::ERANGE));
+        }
+        let gap = gap(last, wanted, max);
+        // Around the end of a turn nothing is counted: it is soon over.
+        let counted = gap <= COUNTED && wanted > last;
+        let free = match counted {
+            true => (last + 1..wanted).filter(|&number| !in_use(number)).count() as i64,
+            false => gap,
+        };
+        // Numbers in use are passed over.
+        if counted && free == 0 {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
+        }
+        if free > NEAR {
+            let many = (free * 7 / 8).min(BATCH);
+            quick = quick && advance(many, last, max)?;
+            (0..if quick { 0 } else { many.min(256) }).try_for_each(|_| burn().map(drop))?;
+        }
+    }
+}
+
+/// Uses up so many numbers the quick way; `false` if that does not work here.
+fn advance(many: i64, last: pid_t, max: pid_t) -> io::Result<bool> {
+    let quickly = Quick::new()?.burn(many);
+    let now = burn()?;
+    let turn = i64::from(max - RESERVED).max(1);
+    let moved = (i64::from(now) - i64::from(last)).rem_euclid(turn);
+    Ok(quickly && moved >= many.min(turn) / 2)
+}
+
+/// How long one number takes here, in a walk through many.
+pub(crate) fn pace() -> io::Result<Duration> {
+    const SAMPLE: i64 = 256;
+    let (max, last) = (pid_max(), burn()?);
+    let begun = Instant::now();
+    if !advance(SAMPLE, last, max)? {
+        let begun = Instant::now();
+        (0..SAMPLE / 4).try_for_each(|_| burn().map(drop))?;
+        return Ok(begun.elapsed() / (SAMPLE / 4) as u32);
+    }
+    Ok(begun.elapsed() / SAMPLE as u32)
+}
+
+/// Makes a process that ends at once, and returns its number.
+fn burn() -> io::Result<pid_t> {
+    let pid = clone_and_exit((libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD) as u64, 0)?;
+    spawn::reap(pid)?;
+    Ok(pid)
+}
+
+/// The number that was given last.
+pub(crate) fn last() -> io::Result<pid_t> {
+    burn()
+}
+
+/// A state in which clone(2) fails when it has a number: it wants a descriptor for a pidfd, and none
+/// is allowed.
+struct Quick {
+    before: libc::rlimit,
+    flags: c_int,
+}
+
+impl Quick {
+    fn new() -> io::Result<Self> {
+        let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the kernel fills one live structure, and reads another.
+        let result = unsafe {
+            libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut before);
+            let none = libc::rlimit { rlim_cur: 0, ..before };
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const none)
+        };
+        if result == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        // As little as possible is copied.
+        let flags = libc::CLONE_VM
+            | libc::CLONE_VFORK
+            | libc::CLONE_FS
+            | libc::CLONE_FILES
+            | libc::CLONE_SIGHAND
+            | libc::CLONE_SYSVSEM
+            | libc::CLONE_IO
+            | libc::CLONE_PIDFD;
+        Ok(Self { before, flags: flags | libc::CLONE_THREAD })
+    }
+
+    /// Uses up so many numbers; `false` if clone(2) does not fail as it should.
+    fn burn(&mut self, many: i64) -> bool {
+        // Should a descriptor be had after all: no address for its number either.
+        const NOWHERE: u64 = -4096i64 as u64;
+        for _ in 0..many {
+            match clone_and_exit(self.flags as u64, NOWHERE) {
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::EFAULT)) => {}
+                // Before Linux 6.9 no thread could have a pidfd.
+                Err(e)
+                    if e.raw_os_error() == Some(libc::EINVAL)
+                        && self.flags & libc::CLONE_THREAD != 0 =>
+                {
+                    self.flags &= !libc::CLONE_THREAD;
+                }
+                Ok(pid) => {
+                    // A thread is nobody's to wait for.
+                    let _ = spawn::reap(pid);
+                    return false;
+                }
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+}
+
+impl Drop for Quick {
+    fn drop(&mut self) {
+        // SAFETY: the kernel reads one live structure.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const self.before) };
+    }
+}
+
+/// clone(2) of a task that ends at once; the flags hold `CLONE_VM` and `CLONE_VFORK`.
+fn clone_and_exit(flags: u64, parent_tid: u64) -> io::Result<pid_t> {
+    let pid: i64;
+    // SAFETY: the child shares our memory and stack while we wait for it (CLONE_VFORK); it makes
+    // one system call, exit, and touches neither. `parent_tid` is 0 without a flag that uses it, or
+    // no address of ours. rcx and r11 are named as lost, the stack is not used.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor edi, edi",
+            "mov eax, 60",
+            "syscall",
+            "2:",
+            inlateout("rax") libc::SYS_clone => pid,
+            inlateout("rdi") flags => _,
+            in("rsi") 0, in("rdx") parent_tid, in("r10") 0, in("r8") 0,
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack),
+        );
+    }
+    if pid < 0 {
+        return Err(io::Error::from_raw_os_error(-pid as i32));
+    }
+    Ok(pid as pid_t)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps() {
+        assert_eq!(gap(1000, 1001, 32768), 0);
+        assert_eq!(gap(1000, 1005, 32768), 4);
+        assert_eq!(gap(32767, 300, 32768), 0);
+        assert_eq!(gap(32000, 1000, 32768), 767 + 700);
+        assert_eq!(gap(1000, 1000, 32768), 31767 + 700);
+    }
+
+    #[test]
+    fn burnt_numbers_are_reaped() {
+        let first = burn().unwrap();
+        assert!(first > 0 && burn().unwrap() != first);
+        assert_eq!(spawn::reap(first).unwrap_err().raw_os_error(), Some(libc::ECHILD));
+    }
+
+    #[test]
+    fn what_is_in_use() {
+        assert!(in_use(std::process::id() as i32) && in_use(1));
+        assert!(!in_use(pid_max() + 1));
+    }
+}
