@@ -15,6 +15,7 @@
 mod moments;
 mod payload;
 mod run;
+pub mod runtime;
 mod site;
 mod slurm;
 mod survival;

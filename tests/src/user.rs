@@ -65,6 +65,11 @@ impl User {
         self.uid
     }
 
+    /// Its group's number.
+    pub fn gid(&self) -> u32 {
+        self.gid
+    }
+
     /// A command that this user gives, with nothing in its environment but what is usual.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
