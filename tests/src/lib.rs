@@ -8,6 +8,7 @@
 //! - `CKPT_TEST_ROUNDS`: rounds of checkpoint, SIGKILL and restart for each payload (15);
 //! - `CKPT_TEST_IN_A_ROW`: restarts of restarts in one run (5);
 //! - `CKPT_TEST_SCENARIO`: of scenarios that share a Slurm cluster, only those with this in their names;
+//! - `CKPT_TEST_STAND_IN`: bubblewrap in place of apptainer, as where that cannot be had;
 //! - `CKPT_TEST_KEEP`: keep the folders of tests that passed, too.
 //!
 //! `cargo nextest` is wanted: each test must be a process of its own, since it collects orphans.

@@ -214,11 +214,10 @@ fn images_differ() {
 /// The smallest images: what runs there brings all that it needs.
 fn runs_payloads(kind: Kind) {
     let Some(place) = Place::of(kind) else { return };
-    let expected = undisturbed(payload("static"), place.runtime.user());
-    for image in [Image::Bare, Image::Musl] {
-        let name = format!("{image:?}");
-        let file = place.path().join(&name).display().to_string();
-        let output = place.run(image, &["/payload", &file]);
+    for (image, name) in [(Image::Bare, "static"), (Image::Musl, "threads")] {
+        let expected = undisturbed(payload(name).with(&[("STEPS", "8")]), place.runtime.user());
+        let file = place.path().join(name).display().to_string();
+        let output = place.run(image, &["/payload", &file, "8"]);
         let said = text(&output);
         assert_eq!(output.status.code(), Some(expected.status), "{kind:?} {name}: {said}");
         let lines = fs::read_to_string(&file).expect("it has written that");

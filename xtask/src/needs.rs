@@ -36,6 +36,12 @@ const NEEDS: &[Need] = &[
         packages: &["podman", "runc", "uidmap", "fuse-overlayfs", "tar"],
     },
     Need {
+        what: "what makes images and other container runtimes",
+        check: "debootstrap --version && bwrap --version && musl-gcc --version && \
+                /usr/bin/python3 -c 'import ensurepip'",
+        packages: &["debootstrap", "bubblewrap", "musl-tools", "python3-venv"],
+    },
+    Need {
         what: "Slurm",
         // Its other commands want a configuration before they say anything.
         check: "slurmctld -V && slurmd -V && munged --version && \

@@ -40,7 +40,11 @@ fn real() -> Part {
 /// The folder with the command, and why it is a stand-in if it is one.
 pub(super) fn ready() -> (PathBuf, Option<String>) {
     open_fuse();
-    match real().folder() {
+    let real = match std::env::var_os("CKPT_TEST_STAND_IN") {
+        Some(_) => Err("CKPT_TEST_STAND_IN is set".into()),
+        None => real().folder(),
+    };
+    match real {
         Ok(folder) => (folder.join("bin"), None),
         Err(why) => {
             eprintln!("bubblewrap stands in for apptainer: {why}");

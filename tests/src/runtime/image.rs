@@ -10,9 +10,10 @@ pub enum Image {
     Bash,
     /// The same with Geant4 for Python.
     Geant4,
-    /// A static program (`/payload`) and nothing else: no shell, no C library.
+    /// A static program and nothing else, no shell, no C library: the payload `static`, as
+    /// `/payload`.
     Bare,
-    /// A program (`/payload`) and the C library that it needs, which is musl.
+    /// The payload `threads` as `/payload`, and the C library that it needs, which is musl.
     Musl,
     /// As [`Image::Bash`], but another build: bash and the C library have other build IDs.
     Other,
@@ -70,8 +71,10 @@ const MUSL: &str = r#"
     mkdir -p root/dev root/etc root/home root/lib root/opt root/proc root/sys root/tmp
     cp -L /lib/ld-musl-x86_64.so.1 root/lib/
     chmod 755 root/lib/ld-musl-x86_64.so.1
-    musl-gcc -O2 -pthread -o root/payload "$PAYLOADS/static.c"
+    musl-gcc -O2 -pthread -o root/payload "$PAYLOADS/threads.c"
 "#;
+
+const HEADER: &str = include_str!("../../payloads/payload.h");
 
 const ID: &str = "tar --sort=name -C root -c . | sha256sum | cut -d ' ' -f 1 >id\n";
 
@@ -90,15 +93,13 @@ impl Image {
     }
 
     pub(super) fn part(self) -> Part {
-        let payload =
-            [include_str!("../../payloads/static.c"), include_str!("../../payloads/payload.h")];
         let base = Part::new("base", BASE, &[], &[]);
         let (script, sources, on): (_, &[&str], &[&Part]) = match self {
             Self::Bash => (SAME, &[], &[&base]),
             Self::Other => (OTHER, &[], &[&base]),
             Self::Geant4 => (GEANT4, &[], &[&base, &podman_hpc::venv()]),
-            Self::Bare => (BARE, &payload, &[]),
-            Self::Musl => (MUSL, &payload, &[]),
+            Self::Bare => (BARE, &[HEADER, include_str!("../../payloads/static.c")], &[]),
+            Self::Musl => (MUSL, &[HEADER, include_str!("../../payloads/threads.c")], &[]),
         };
         Part::new(self.name(), &format!("{script}{ID}"), sources, on)
     }
