@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use ckpt_tests::runtime::{Image, Kind, Runtime};
-use ckpt_tests::{payload, undisturbed};
+use ckpt_tests::{Cluster, Options, payload, undisturbed};
 use tempfile::TempDir;
 
 /// Says what a process may do there: the results of system calls, as errno or 0.
@@ -208,6 +208,40 @@ fn images_differ() {
         let [one, two] = [Image::Bash, Image::Other]
             .map(|image| fs::read(shifter.root(image).join(file)).expect("it is there"));
         assert!(one.len() == two.len() && one != two, "{file} is the same in both");
+    }
+}
+
+/// In a batch job there is no login, no XDG_RUNTIME_DIR and another session.
+#[test]
+fn batch_jobs_run() {
+    let runtimes: Vec<Runtime> = Kind::ALL.into_iter().filter_map(Runtime::of).collect();
+    let Some(cluster) = (!runtimes.is_empty()).then(|| Cluster::start(Options::default())) else {
+        return;
+    };
+    let Some(cluster) = cluster else { return };
+    let lines: Vec<String> = runtimes
+        .iter()
+        .map(|runtime| {
+            let (program, image) = (runtime.kind().program(), runtime.image(Image::Bash));
+            let words = match runtime.kind() {
+                Kind::Podman | Kind::PodmanHpc => {
+                    format!("run --rm --network=host -v $PWD:$PWD -w $PWD {image}")
+                }
+                Kind::Apptainer => format!("exec {image}"),
+                Kind::Shifter => format!("--image={image}"),
+            };
+            let bin = runtime.bin().display();
+            format!(
+                "{bin}/{program} {words} bash -c 'pwd >{program}.out; exit 7'; echo {program} $?"
+            )
+        })
+        .collect();
+    let job = cluster.submit("runtimes", &["-t 2"], &lines.join("\n"));
+    job.until_state("COMPLETED");
+    for kind in Kind::ALL {
+        let line = format!("{} 7", kind.program());
+        assert!(job.log().lines().any(|l| l == line), "no {line} in\n{}", job.log());
+        assert!(job.path(&format!("{}.out", kind.program())).exists(), "{kind:?}");
     }
 }
 
