@@ -289,6 +289,7 @@ fn simulates(kind: Kind) -> Option<String> {
 #[test]
 fn geant4_is_the_same_everywhere() {
     let Some(expected) = simulates(Kind::Shifter) else { return };
-    assert_eq!(simulates(Kind::Podman).as_ref(), Some(&expected));
-    assert_eq!(simulates(Kind::Apptainer).as_ref(), Some(&expected));
+    for kind in [Kind::Shifter, Kind::Podman, Kind::PodmanHpc, Kind::Apptainer] {
+        assert_eq!(simulates(kind).as_ref(), Some(&expected), "{kind:?}");
+    }
 }
