@@ -1,21 +1,23 @@
 //! A job in a container: its launcher is outside, every life is a container of its own.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
 use crate::run::Ended;
-use crate::runtimes::{Image, Runtime, Runtimes};
+use crate::runtime::{Image, Runtime};
 use crate::site::until;
 use crate::tree;
 
 /// One job.
 #[derive(Debug)]
 pub struct Contained<'a> {
-    all: &'a Runtimes,
+    runtime: &'a Runtime,
     folder: TempDir,
     /// The checkpoint directory.
     pub images: PathBuf,
@@ -29,18 +31,20 @@ impl<'a> Contained<'a> {
     /// # Panics
     ///
     /// When a file cannot be copied.
-    pub fn new(all: &'a Runtimes, files: &[PathBuf]) -> Self {
+    pub fn new(runtime: &'a Runtime, files: &[PathBuf]) -> Self {
+        // What is killed falls to us, and its number is free only when it has been reaped.
+        tree::adopt_orphans();
         let folder = tempfile::Builder::new().prefix("ckpt-test-").tempdir().expect("a folder");
-        all.user.own(folder.path());
+        runtime.user().own(folder.path());
         let images = folder.path().join("images");
         fs::create_dir(&images).expect("the folder is ours");
-        all.user.own(&images);
+        runtime.user().own(&images);
         for file in files {
             let to = folder.path().join(file.file_name().expect("it has a name"));
             fs::copy(file, &to).expect("it can be copied");
-            all.user.own(&to);
+            runtime.user().own(&to);
         }
-        Self { all, folder, images, launcher: None, lives: 0 }
+        Self { runtime, folder, images, launcher: None, lives: 0 }
     }
 
     /// A file in its folder.
@@ -55,15 +59,18 @@ impl<'a> Contained<'a> {
 
     /// A command of ours, in its folder.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = self.all.command(&self.all.programs().join(program).to_string_lossy());
+        let programs = programs();
+        let mut command = self.runtime.user().command(&programs.join(program));
+        command.env("PATH", format!("{}:{}", programs.display(), self.runtime.path()));
         command.current_dir(self.folder.path()).stdin(Stdio::null());
         command
     }
 
     /// `ckpt-launch`, up to the command.
-    pub fn launcher(&self, runtime: Runtime, image: Image, flags: &[&str]) -> Command {
+    pub fn launcher(&self, image: Image, flags: &[&str]) -> Command {
         let mut command = self.command("ckpt-launch");
-        command.args(["--container", runtime.name(), "--image", &self.all.image(runtime, image)]);
+        let (name, image) = (self.runtime.kind().program(), self.runtime.image(image));
+        command.args(["--container", name, "--image", &image]);
         command.args(flags).arg("--ckptdir").arg(&self.images).arg("--");
         command
     }
@@ -136,15 +143,15 @@ impl<'a> Contained<'a> {
     ///
     /// When something of it stays.
     pub fn kill(&mut self) {
+        if self.launcher.is_some() {
+            self.kill_launcher();
+        }
         until("the end of all of it", || {
             let left = self.processes();
             tree::kill_each(&left);
-            if let Some(launcher) = &mut self.launcher {
-                let _ = launcher.try_wait();
-            }
+            tree::reap_orphans();
             left.is_empty()
         });
-        self.launcher = None;
     }
 
     /// SIGKILL for the launcher outside alone.
@@ -181,6 +188,29 @@ impl<'a> Contained<'a> {
         let log = |life| format!("--- life {life}\n{}", self.read(&format!("life-{life}.log")));
         (0..self.lives).map(log).collect()
     }
+}
+
+/// The static set, where every user and every container can read it: `/tmp` is among the folders that
+/// a site brings into Shifter's.
+fn programs() -> &'static Path {
+    static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAMS.get_or_init(|| {
+        // target/PROFILE/deps/this-test
+        let own = std::env::current_exe().expect("a program knows its name");
+        let from = own.ancestors().nth(3).expect("cargo's folders").join("dist/ckpt");
+        let meta = fs::metadata(from.join("ckpt-launch"));
+        let meta = meta.unwrap_or_else(|e| panic!("`cargo xtask test` makes {from:?}: {e}"));
+        let name = format!("ckpt-tests-static-{}-{}", meta.mtime(), meta.mtime_nsec());
+        let to = std::env::temp_dir().join(name);
+        if !to.exists() {
+            let spare = to.with_extension(std::process::id().to_string());
+            let copied = Command::new("cp").arg("-a").arg(&from).arg(&spare).status();
+            assert!(copied.is_ok_and(|status| status.success()), "cp {from:?}");
+            // Another test may have been faster.
+            let _ = fs::rename(&spare, &to);
+        }
+        to
+    })
 }
 
 /// Runs a command; its status and what it says.

@@ -8,6 +8,7 @@
 //! - `CKPT_TEST_ROUNDS`: rounds of checkpoint, SIGKILL and restart for each payload (15);
 //! - `CKPT_TEST_IN_A_ROW`: restarts of restarts in one run (5);
 //! - `CKPT_TEST_SCENARIO`: of scenarios that share a Slurm cluster, only those with this in their names;
+//! - `CKPT_TEST_STAND_IN`: bubblewrap in place of apptainer, as where that cannot be had;
 //! - `CKPT_TEST_KEEP`: keep the folders of tests that passed, too.
 //!
 //! `cargo nextest` is wanted: each test must be a process of its own, since it collects orphans.
@@ -16,7 +17,7 @@ mod contained;
 mod moments;
 mod payload;
 mod run;
-mod runtimes;
+pub mod runtime;
 mod site;
 mod slurm;
 mod survival;
@@ -28,7 +29,6 @@ pub use contained::{Contained, said};
 pub use moments::Moments;
 pub use payload::{ALL, Payload, payload};
 pub use run::{CheckpointFailed, Ended, From, Run, undisturbed};
-pub use runtimes::{Image, RUNTIMES, Runtime, Runtimes, runtimes};
 pub use site::{Daemon, Said, Site, real_dmtcp, until};
 pub use slurm::{Cluster, Fields, Job, NOTE, Options, SHORT, Scenario, Work};
 pub use survival::{survives, with_environment};

@@ -91,6 +91,12 @@ pub fn kill_each(pids: &[i32]) {
     }
 }
 
+/// Reaps what has fallen to us and ended.
+pub fn reap_orphans() {
+    let flags = WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
+    while waitpid(None, Some(flags)).is_ok_and(|status| status.pid().is_some()) {}
+}
+
 /// Makes this process the one that orphans below it fall to, so that it can reap them.
 pub fn adopt_orphans() {
     nix::sys::prctl::set_child_subreaper(true).expect("any process may adopt orphans");

@@ -65,6 +65,11 @@ impl User {
         self.uid
     }
 
+    /// Its group's number.
+    pub fn gid(&self) -> u32 {
+        self.gid
+    }
+
     /// A command that this user gives, with nothing in its environment but what is usual.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
@@ -79,12 +84,6 @@ impl User {
             command.uid(self.uid).gid(self.gid);
         }
         command
-    }
-
-    /// Gives `path`, root's, to this user's group.
-    pub(crate) fn own_by_group(&self, path: &Path) {
-        let ids = (Some(Uid::from_raw(0)), Some(Gid::from_raw(self.gid)));
-        nix::unistd::chown(path, ids.0, ids.1).expect("root may give files away");
     }
 
     /// Makes `path` this user's own.

@@ -36,10 +36,10 @@ const NEEDS: &[Need] = &[
         packages: &["podman", "runc", "uidmap", "fuse-overlayfs", "tar"],
     },
     Need {
-        what: "what other container runtimes are made of",
-        check: "debootstrap --version && musl-gcc --version && \
-                /usr/bin/python3 -c 'import venv, ensurepip'",
-        packages: &["debootstrap", "musl-tools", "python3-venv"],
+        what: "what makes images and other container runtimes",
+        check: "debootstrap --version && bwrap --version && musl-gcc --version && \
+                /usr/bin/python3 -c 'import ensurepip'",
+        packages: &["debootstrap", "bubblewrap", "musl-tools", "python3-venv"],
     },
     Need {
         what: "Slurm",
