@@ -192,7 +192,11 @@ impl<'a> Contained<'a> {
 
 /// The static set, where every user and every container can read it: `/tmp` is among the folders that
 /// a site brings into Shifter's.
-fn programs() -> &'static Path {
+///
+/// # Panics
+///
+/// When it has not been built.
+pub fn programs() -> &'static Path {
     static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
     PROGRAMS.get_or_init(|| {
         // target/PROFILE/deps/this-test

@@ -25,7 +25,7 @@ mod tools;
 mod tree;
 mod user;
 
-pub use contained::{Contained, said};
+pub use contained::{Contained, programs, said};
 pub use moments::Moments;
 pub use payload::{ALL, Payload, payload};
 pub use run::{CheckpointFailed, Ended, From, Run, undisturbed};
