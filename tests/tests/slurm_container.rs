@@ -9,9 +9,8 @@ fn limits(cluster: &Cluster, kind: Kind) {
     let image = runtime.image(Image::Bash);
     let name = kind.program();
     let path = format!("PATH={}:{}:$PATH", ckpt_tests::programs().display(), runtime.path());
-    let launch = format!(
-        "ckpt-launch --slurm --container {name} --image {image} -- bash ./steps.sh output"
-    );
+    let launch =
+        format!("ckpt-launch --slurm --container {name} --image {image} -- bash ./steps.sh output");
     let lines = ["export HOME=/tmp", &path, SHORT, &launch].join("\n");
     let job = cluster.submit(name, &["-t 1"], &lines);
     job.until_restarts(2);
@@ -27,7 +26,8 @@ fn cancelled(cluster: &Cluster) {
     let launch = format!(
         "ckpt-launch --slurm --container podman-hpc --image {image} -- bash ./steps.sh output"
     );
-    let job = cluster.submit("cancelled", &["-t 5"], &["export HOME=/tmp", &path, &launch].join("\n"));
+    let job =
+        cluster.submit("cancelled", &["-t 5"], &["export HOME=/tmp", &path, &launch].join("\n"));
     job.makes_steps("output");
     job.scancel(&[]);
     job.until_state("CANCELLED");

@@ -66,17 +66,6 @@ pub(crate) fn fork_until(wanted: pid_t) -> io::Result<Fork> {
     }
 }
 
-/// Forks, but for none of the numbers that somebody else is to get.
-pub(crate) fn fork_beside(taken: impl Fn(pid_t) -> bool) -> io::Result<Fork> {
-    loop {
-        match spawn::fork(0, None)? {
-            Fork::Child if taken(spawn::own_pid()) => spawn::exit(0),
-            Fork::Parent(pid) if taken(pid) => drop(spawn::reap(pid)?),
-            fork => return Ok(fork),
-        }
-    }
-}
-
 /// Uses up numbers until the next one should be `wanted`; this process has a single thread.
 pub(crate) fn steer_to(wanted: pid_t, deadline: Instant) -> io::Result<()> {
     let max = pid_max();
@@ -136,11 +125,6 @@ fn burn() -> io::Result<pid_t> {
     let pid = clone_and_exit((libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD) as u64, 0)?;
     spawn::reap(pid)?;
     Ok(pid)
-}
-
-/// The number that was given last.
-pub(crate) fn last() -> io::Result<pid_t> {
-    burn()
 }
 
 /// A state in which clone(2) fails when it has a number: it wants a descriptor for a pidfd, and none

@@ -9,6 +9,7 @@
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use super::Pids;
 use super::body::Tids;
@@ -18,6 +19,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::os::{numbers, proc, spawn};
 use crate::progress::{Event, Observer};
 use crate::snapshot::Snapshot;
+
+/// How long a number may belong to a zombie.
+const REAPED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What came of it.
 pub(crate) struct Grown {
@@ -110,11 +114,25 @@ fn possible(snapshot: &Snapshot, rung: Pids) -> Result<()> {
     }
     let tasks = snapshot.alive().flat_map(|(_, live)| live.tasks.iter().map(|task| task.tid));
     let processes = snapshot.processes.iter().map(|process| process.pid);
-    match tasks.chain(processes).find(|&tid| numbers::in_use(tid)) {
+    match tasks.chain(processes).find(|&tid| stays_in_use(tid)) {
         Some(tid) => {
             let what = format!("the number {tid} is in use by {}", proc::comm(tid));
             Err(Error::new(ErrorKind::Busy, what))
         }
         None => Ok(()),
     }
+}
+
+/// Whether somebody has the number and keeps it. A job that was just killed, in a container or by the
+/// end of its launcher, waits for init to reap it, which not every init does at once.
+fn stays_in_use(tid: i32) -> bool {
+    let deadline = Instant::now() + REAPED_WITHIN;
+    while numbers::in_use(tid) {
+        let is_zombie = proc::is_zombie(tid);
+        if !is_zombie && numbers::in_use(tid) || Instant::now() >= deadline {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    false
 }
