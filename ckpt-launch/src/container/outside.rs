@@ -322,7 +322,9 @@ impl Outside {
         if let Some(line) = &mut self.line {
             line.say(&ToInside::Kill);
         }
-        if !self.is_gone(if self.line.is_some() { GOODBYE } else { Duration::ZERO }) {
+        // One that is busy with a restart hears nothing.
+        let hears = self.line.is_some() && self.runs;
+        if !self.is_gone(if hears { GOODBYE } else { Duration::ZERO }) {
             tracing::warn!(name = self.name, "the container does not end by itself");
             self.kill_hard();
         }
