@@ -141,9 +141,10 @@ fn dmtcp(with: &With) -> Fact {
             let way = format!("{} in {}, for MPI across nodes", found.version, found.bin.display());
             fact("DMTCP", Grade::Good, way, None)
         }
-        Err(error) => {
-            let fix = error.guidance().map(str::to_owned);
-            fact("DMTCP", Grade::Fair, "none found; needed for MPI across nodes only".into(), fix)
+        Err(_) => {
+            let fix = "spack install dmtcp, EPEL's dmtcp or a module; then --dmtcp or $DMTCP_HOME";
+            let way = "none found; needed for MPI across nodes only".into();
+            fact("DMTCP", Grade::Fair, way, Some(fix.into()))
         }
     }
 }
@@ -173,4 +174,20 @@ fn for_command(with: &With, command: &[OsString]) -> Fact {
     let grade = if needs { Grade::Missing } else { Grade::Good };
     let fix = needs.then(|| "install DMTCP, or insist on our own engine: --backend native".into());
     fact("engine", grade, choice.why, fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_fit_on_a_screen() {
+        let long = fact("PIDs", Grade::Poor, "word ".repeat(40), Some("remedy ".repeat(30)));
+        let text = in_words(&long);
+        assert!(text.starts_with("?   PIDs         word word"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        assert!(text.lines().skip(1).all(|line| line.starts_with(&" ".repeat(MARGIN))), "{text}");
+        let good = Fact { grade: Grade::Good, way: "fine".into(), ..long };
+        assert_eq!(in_words(&good), "ok  PIDs         fine\n");
+    }
 }

@@ -148,7 +148,8 @@ fn container_allows(voice: &Voice) -> Result<()> {
                  after the job's end) and is refused otherwise; the monotonic clock jumps",
             ),
             Grade::Missing => {
-                let what = format!("jobs cannot be checkpointed in this container: {}", fact.way);
+                let why = format!("{} {}", fact.what, fact.way);
+                let what = format!("jobs cannot be checkpointed in this container: {why}");
                 let error = Error::new(ErrorKind::Unsupported, what);
                 return Err(fact.fix.into_iter().fold(error, Error::help));
             }

@@ -31,6 +31,10 @@ fn a_host_like_this_one_will_do() {
     assert!(way(&facts, "kernel").starts_with("Linux "));
     assert!(way(&facts, "directory").contains("free"));
     assert!(way(&facts, "engine").starts_with("our own engine"));
+    assert!(way(&facts, "changes").starts_with("could be told by "));
+    for what in ["container", "tracing", "open files", "pages", "namespaces", "PIDs", "clocks"] {
+        assert!(!way(&facts, what).is_empty());
+    }
     // What is missing comes with its cure.
     for fact in facts.iter().filter(|fact| fact["what"] == "DMTCP" && fact["grade"] == "fair") {
         assert!(fact["fix"].as_str().unwrap().contains("spack install dmtcp"));
@@ -52,4 +56,15 @@ fn what_cannot_work_is_said_beforehand() {
     assert_eq!(launch.status.code(), Some(69), "{launch:?}");
     let missing = dir.path().join("missing");
     ckpt().args(["doctor", "--ckptdir"]).arg(missing).assert().code(69);
+}
+
+#[test]
+fn a_container_that_cannot_be_had() {
+    let dir = tempfile::tempdir().unwrap();
+    let container = ["--container", "shifter", "--image", "x"];
+    let facts = facts(&container, dir.path(), 69);
+    assert!(way(&facts, "runtime").contains("no shifter in $PATH"));
+    // Nothing was asked inside.
+    assert!(facts.iter().all(|fact| fact["what"] != "tracing"));
+    ckpt().args(["doctor", "--container", "shifter"]).assert().failure();
 }

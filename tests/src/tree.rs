@@ -110,6 +110,7 @@ pub fn adopt_orphans() {
 pub fn kill_all(root: i32, tag: &str) {
     let mut seen: BTreeSet<i32> = descendants(root).into_iter().collect();
     let _ = kill(Pid::from_raw(root), Signal::SIGKILL);
+    let mut all = seen.clone();
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         // New ones may have been born while we looked.
@@ -119,9 +120,11 @@ pub fn kill_all(root: i32, tag: &str) {
         for &pid in seen.iter().filter(|&&pid| pid != root) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
+        all.extend(&seen);
         let left = reap(&mut seen, root);
         if living.is_empty() && left == 0 {
-            return;
+            all.remove(&root);
+            return bury(&mut all);
         }
         assert!(Instant::now() < deadline, "cannot be killed:\n{}", describe(&seen));
         std::thread::sleep(Duration::from_millis(1));
@@ -145,6 +148,18 @@ fn reap(seen: &mut BTreeSet<i32>, root: i32) -> usize {
         !reaped && stat(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
     });
     seen.len()
+}
+
+/// Reaps the dead as they fall to us: their numbers are to be free.
+fn bury(dead: &mut BTreeSet<i32>) {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while !dead.is_empty() && Instant::now() < deadline {
+        dead.retain(|&pid| {
+            let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL));
+            stat(pid).is_some_and(|(state, _)| matches!(state, 'Z' | 'X'))
+        });
+        std::thread::sleep(Duration::from_micros(200));
+    }
 }
 
 /// What these processes are doing, for a report.

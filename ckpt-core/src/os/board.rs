@@ -21,6 +21,7 @@ struct Slots {
     errno: AtomicI32,
     who: AtomicU32,
     doing: AtomicU32,
+    turn: AtomicU32,
 }
 
 impl Board {
@@ -62,6 +63,28 @@ impl Board {
             }
             sleep_on(&self.place.step, now, Duration::from_secs(60));
         }
+    }
+
+    /// Child: waits until it is the one whose turn it is.
+    pub(crate) fn await_turn(&self, turn: u32) {
+        loop {
+            let now = self.place.turn.load(Ordering::SeqCst);
+            if now == turn {
+                return;
+            }
+            sleep_on(&self.place.turn, now, Duration::from_secs(60));
+        }
+    }
+
+    /// Child: lets the next one have its turn.
+    pub(crate) fn end_turn(&self) {
+        self.place.turn.fetch_add(1, Ordering::SeqCst);
+        wake(&self.place.turn);
+    }
+
+    /// Maker: whose turn it is.
+    pub(crate) fn turn(&self) -> u32 {
+        self.place.turn.load(Ordering::SeqCst)
     }
 
     /// Maker: starts the next step.

@@ -3,10 +3,12 @@
 //!
 //! A turn may be four million numbers long (`kernel.pid_max`). Most are therefore used up by a
 //! clone(2) that fails *after* it was given a number: no process is made, scheduled and waited for.
-//! It does not tell which number that was, so a true one is made now and then, and the last few
-//! numbers are gone one by one.
+//! Which number was given last is to be read in `/proc/loadavg`; the last few before the wanted one
+//! are gone one by one.
 
+use std::fs;
 use std::io;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use libc::{c_int, pid_t};
@@ -26,7 +28,7 @@ const BATCH: i64 = 32_768;
 
 /// One more than the highest number there is.
 pub(crate) fn pid_max() -> pid_t {
-    let text = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
+    let text = fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
     text.trim().parse().unwrap_or(4 << 20)
 }
 
@@ -61,7 +63,21 @@ pub(crate) fn fork_until(wanted: pid_t) -> io::Result<Fork> {
             Fork::Child if spawn::own_pid() == wanted => return Ok(Fork::Child),
             Fork::Child => spawn::exit(0),
             Fork::Parent(pid) if pid == wanted => return Ok(Fork::Parent(pid)),
-            Fork::Parent(pid) => drop(spawn::reap(pid)?),
+            Fork::Parent(pid) => {
+                tracing::debug!(pid, wanted, "another number came");
+                spawn::reap(pid)?;
+            }
+        }
+    }
+}
+
+/// Forks, but for none of the numbers that somebody else is to get.
+pub(crate) fn fork_beside(taken: impl Fn(pid_t) -> bool) -> io::Result<Fork> {
+    loop {
+        match spawn::fork(0, None)? {
+            Fork::Child if taken(spawn::own_pid()) => spawn::exit(0),
+            Fork::Parent(pid) if taken(pid) => drop(spawn::reap(pid)?),
+            fork => return Ok(fork),
         }
     }
 }
@@ -71,7 +87,7 @@ pub(crate) fn steer_to(wanted: pid_t, deadline: Instant) -> io::Result<()> {
     let max = pid_max();
     let mut quick = true;
     loop {
-        let last = burn()?;
+        let last = last()?;
         let never = wanted >= max || wanted < RESERVED && last >= wanted;
         if never {
             return Err(io::Error::from_raw_os_error(libc::ERANGE));
@@ -90,29 +106,28 @@ pub(crate) fn steer_to(wanted: pid_t, deadline: Instant) -> io::Result<()> {
         if Instant::now() >= deadline {
             return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
         }
-        if free > NEAR {
-            let many = (free * 7 / 8).min(BATCH);
-            quick = quick && advance(many, last, max)?;
-            (0..if quick { 0 } else { many.min(256) }).try_for_each(|_| burn().map(drop))?;
-        }
+        tracing::trace!(last, wanted, gap, free, "on the way to a number");
+        let many = if free > NEAR { (free * 7 / 8).min(BATCH) } else { 1 };
+        quick = quick && advance(many, max)?;
+        (0..if quick { 0 } else { many.min(256) }).try_for_each(|_| burn().map(drop))?;
     }
 }
 
 /// Uses up so many numbers the quick way; `false` if that does not work here.
-fn advance(many: i64, last: pid_t, max: pid_t) -> io::Result<bool> {
+fn advance(many: i64, max: pid_t) -> io::Result<bool> {
+    let before = last()?;
     let quickly = Quick::new()?.burn(many);
-    let now = burn()?;
+    let moved = i64::from(last()?) - i64::from(before);
     let turn = i64::from(max - RESERVED).max(1);
-    let moved = (i64::from(now) - i64::from(last)).rem_euclid(turn);
-    Ok(quickly && moved >= many.min(turn) / 2)
+    Ok(quickly && moved.rem_euclid(turn) >= many.min(turn / 2))
 }
 
 /// How long one number takes here, in a walk through many.
 pub(crate) fn pace() -> io::Result<Duration> {
     const SAMPLE: i64 = 256;
-    let (max, last) = (pid_max(), burn()?);
+    let max = pid_max();
     let begun = Instant::now();
-    if !advance(SAMPLE, last, max)? {
+    if !advance(SAMPLE, max)? {
         let begun = Instant::now();
         (0..SAMPLE / 4).try_for_each(|_| burn().map(drop))?;
         return Ok(begun.elapsed() / (SAMPLE / 4) as u32);
@@ -125,6 +140,30 @@ fn burn() -> io::Result<pid_t> {
     let pid = clone_and_exit((libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD) as u64, 0)?;
     spawn::reap(pid)?;
     Ok(pid)
+}
+
+/// The number that was given last in our PID namespace.
+pub(crate) fn last() -> io::Result<pid_t> {
+    const UNKNOWN: u8 = 0;
+    const TOLD: u8 = 1;
+    const HIDDEN: u8 = 2;
+    static IS: AtomicU8 = AtomicU8::new(UNKNOWN);
+    if IS.load(Ordering::Relaxed) == UNKNOWN {
+        // A container may have a file of its own there. Others may make processes in between.
+        let is_true = || burn().ok().is_some_and(|number| told() == Some(number));
+        let is = if (0..5).any(|_| is_true()) { TOLD } else { HIDDEN };
+        IS.store(is, Ordering::Relaxed);
+    }
+    match told().filter(|_| IS.load(Ordering::Relaxed) == TOLD) {
+        Some(number) => Ok(number),
+        None => burn(),
+    }
+}
+
+/// What `/proc/loadavg` says: "… 1/88 4711".
+fn told() -> Option<pid_t> {
+    let text = fs::read_to_string("/proc/loadavg").ok()?;
+    text.split_ascii_whitespace().nth(4)?.parse().ok()
 }
 
 /// A state in which clone(2) fails when it has a number: it wants a descriptor for a pidfd, and none

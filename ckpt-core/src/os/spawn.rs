@@ -45,19 +45,27 @@ pub(crate) enum Fork {
 /// fork(2) with namespaces (`CLONE_NEW*`), and with a chosen number in the innermost PID
 /// namespace (clone3(2)).
 pub(crate) fn fork(namespaces: c_int, tid: Option<pid_t>) -> io::Result<Fork> {
-    let set_tid = tid.unwrap_or_default();
-    let arguments = CloneArguments {
-        flags: namespaces as u64,
-        exit_signal: libc::SIGCHLD as u64,
-        set_tid: if tid.is_some() { &raw const set_tid as u64 } else { 0 },
-        set_tid_size: u64::from(tid.is_some()),
-        ..CloneArguments::default()
+    let flags = namespaces as u64;
+    let signal = libc::SIGCHLD as u64;
+    let result = match tid {
+        // Container runtimes' profiles may know no clone3(2).
+        // SAFETY: no CLONE_VM and no stack: the child is a copy, as after fork(2). The caller's
+        // process has a single thread (module head), so the copy's locks and heap are consistent.
+        None => unsafe { libc::syscall(libc::SYS_clone, flags | signal, 0u64, 0u64, 0u64, 0u64) },
+        Some(tid) => {
+            let arguments = CloneArguments {
+                flags,
+                exit_signal: signal,
+                set_tid: &raw const tid as u64,
+                set_tid_size: 1,
+                ..CloneArguments::default()
+            };
+            let size = size_of::<CloneArguments>();
+            // SAFETY: as above. `arguments` and `tid` are live for the call.
+            unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size) }
+        }
     };
-    let size = size_of::<CloneArguments>();
-    // SAFETY: no CLONE_VM and no stack: the child is a copy, as after fork(2). The caller's
-    // process has a single thread (module head), so the copy's locks and heap are consistent.
-    // `arguments` and `set_tid` are live for the call.
-    match unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size) } {
+    match result {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Fork::Child),
         pid => Ok(Fork::Parent(pid as pid_t)),

@@ -29,14 +29,12 @@ pub(super) fn pages() -> Fact {
 
 /// What checkpoints of changes only could build upon. Nothing does as yet, so nothing is missing.
 pub(super) fn changes() -> Fact {
-    let way = match (changes::by_write_protection(), changes::by_soft_dirty()) {
-        (Ok(()), _) => "could be told by userfaultfd and PAGEMAP_SCAN".to_owned(),
-        (Err(_), Ok(())) => "could be told by soft-dirty bits".to_owned(),
-        (Err(error), Err(_)) => {
-            format!("could be told by comparing only (userfaultfd: {})", words(&error))
-        }
+    let by = match (changes::by_write_protection(), changes::by_soft_dirty()) {
+        (Ok(()), _) => "userfaultfd and PAGEMAP_SCAN".to_owned(),
+        (Err(_), Ok(())) => "soft-dirty bits".to_owned(),
+        (Err(error), Err(_)) => format!("comparing only (userfaultfd: {})", words(&error)),
     };
-    fact("changes", Grade::Good, format!("{way}; each checkpoint is a full one"), None)
+    fact("changes", Grade::Good, format!("could be told by {by}; not used yet"), None)
 }
 
 pub(super) fn processor() -> Fact {

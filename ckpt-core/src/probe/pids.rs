@@ -36,11 +36,14 @@ impl Namespaces {
                 fact(WHAT, Grade::Good, "user, PID and time, and a /proc inside", None)
             }
             (Ok(()), Ok(()), Err(error)) => {
-                let way = format!("user and PID, with a /proc inside; no time namespace ({error})");
+                let way = format!(
+                    "user and PID, with a /proc inside; no time namespace ({})",
+                    words(error)
+                );
                 fact(WHAT, Grade::Fair, way, None)
             }
             (Ok(()), Err(error), _) => {
-                let way = format!("user and PID; the /proc inside stays the outer one ({error})");
+                let way = format!("user and PID; no new /proc inside ({})", words(error));
                 fact(WHAT, Grade::Fair, way, container.unmasked_proc())
             }
             (Err(error), ..) => {
@@ -87,15 +90,15 @@ fn by_turns(what: &'static str) -> Fact {
     // "… 1/88 4711": tasks that run, tasks, the number given last.
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let tasks = load.split(['/', ' ']).nth(4).and_then(|word| word.parse::<u32>().ok());
-    let taken = tasks.map_or_else(String::new, |tasks| format!(" ({tasks} of {max} are not)"));
+    let taken = tasks.map_or_else(String::new, |tasks| format!(" ({tasks} of {max} are taken)"));
     let way = match numbers::pace() {
         Ok(pace) => {
             let turn = pace.as_secs_f64() * f64::from(max);
-            format!("wait until they come by, if all are free{taken}; a turn takes {turn:.1} s")
+            format!("waited for, if all are free{taken}; a turn takes {turn:.1} s")
         }
         Err(error) => return fact(what, Grade::Missing, format!("no process: {error}"), None),
     };
-    let fix = "a restart needs all of the job's numbers: another node, or after the job's end";
+    let fix = "restart on another node or after the job's end: its numbers must be free";
     fact(what, Grade::Poor, way, Some(fix))
 }
 
@@ -146,7 +149,9 @@ fn mend(container: Container, error: &io::Error) -> String {
     }
     match error.raw_os_error() {
         Some(libc::ENOSPC) => "sysctl user.max_user_namespaces=10000".into(),
-        Some(libc::EINVAL | libc::ENOSYS) => "a kernel with user and PID namespaces".into(),
+        Some(libc::EINVAL | libc::ENOSYS) if container.free_calls().is_none() => {
+            "a kernel with user and PID namespaces".into()
+        }
         _ => match container.free_calls() {
             Some(argument) => argument.to_owned(),
             None if container == Container::Shifter => {

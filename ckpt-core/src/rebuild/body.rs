@@ -20,6 +20,7 @@ use crate::os::tracee::{Halt, Running, Stopped};
 use crate::os::{fds, numbers, sched, spawn};
 use crate::snapshot::{Live, Process};
 
+use super::alone::Alone;
 use super::files::OpenFiles;
 
 const CLONE_FLAGS: i32 = libc::CLONE_VM
@@ -181,34 +182,44 @@ impl<'a> Body<'a> {
         self.with(0, |hand, _| watches.iter().try_for_each(|watch| watch.add(hand, set)))
     }
 
-    /// Makes the other tasks.
-    pub(crate) fn tasks(&mut self, tids: Tids) -> Result<()> {
+    /// Makes the other tasks, with numbers of our choice.
+    pub(crate) fn tasks(&mut self) -> Result<()> {
+        let deadline = Instant::now() + numbers::PATIENCE;
         for index in 1..self.live.tasks.len() {
-            let wanted = self.live.tasks[index].tid;
-            let made = self.with(0, |hand, _| self.clone_task(hand, wanted, tids))?;
+            let made = self.task(index, Tids::Chosen, deadline)?;
             self.tasks.push(made);
         }
         Ok(())
     }
 
-    fn clone_task(&self, hand: &Hand<'_>, wanted: i32, tids: Tids) -> Result<Stopped> {
-        let deadline = Instant::now() + std::time::Duration::from_secs(120);
+    fn task(&self, index: usize, tids: Tids, deadline: Instant) -> Result<Stopped> {
+        let wanted = self.live.tasks[index].tid;
+        self.with(0, |hand, _| self.clone_task(hand, wanted, tids, deadline))
+    }
+
+    fn clone_task(
+        &self,
+        hand: &Hand<'_>,
+        wanted: i32,
+        tids: Tids,
+        deadline: Instant,
+    ) -> Result<Stopped> {
         loop {
-            // clone_args (11 words), and the number behind it.
-            let chosen = tids == Tids::Chosen;
-            let number = hand.scratch.address + 128;
-            let mut words = [0u64; 17];
-            words[0] = CLONE_FLAGS as u64;
-            words[8] = if chosen { number } else { 0 };
-            words[9] = u64::from(chosen);
-            words[16] = wanted as u64;
-            let at = hand.put(&bytes_of(&words))?;
-            if !chosen {
+            let what = format!("make the task {wanted}");
+            let inner = if tids == Tids::Chosen {
+                // clone_args (11 words), and the number behind it.
+                let mut words = [0u64; 17];
+                words[0] = CLONE_FLAGS as u64;
+                words[8] = hand.scratch.address + 128;
+                words[9] = 1;
+                words[16] = wanted as u64;
+                let at = hand.put(&bytes_of(&words))?;
+                hand.remote.try_call(&what, libc::SYS_clone3, &[at, 88])?
+            } else {
                 numbers::steer_to(wanted, deadline)
                     .map_err(|e| Error::os(format!("cannot get at the number {wanted}"), e))?;
-            }
-            let what = format!("make the task {wanted}");
-            let inner = hand.remote.try_call(&what, libc::SYS_clone3, &[at, 88])?;
+                hand.remote.try_call(&what, libc::SYS_clone, &[CLONE_FLAGS as u64, 0, 0, 0, 0])?
+            };
             let outer = hand.remote.event_message() as i32;
             let task = match (Running::attached(outer)).halt(deadline)? {
                 Halt::Stopped(stopped) => stopped.hold(),
@@ -325,6 +336,33 @@ impl<'a> Body<'a> {
     pub(crate) fn tids(&self) -> Vec<i32> {
         self.tasks.iter().map(Stopped::tid).collect()
     }
+}
+
+/// Makes the other tasks of all processes, in the order in which their numbers come by: as far as
+/// they were begun one after the other, in one turn.
+pub(crate) fn tasks_by_turns(bodies: &mut [Body<'_>]) -> Result<()> {
+    if bodies.iter().all(|body| body.live.tasks.len() == 1) {
+        return Ok(());
+    }
+    let _alone = Alone::wait();
+    let last = numbers::last().map_err(|e| Error::os("cannot make a process", e))?;
+    let max = numbers::pid_max();
+    let mut missing = Vec::new();
+    for (at, body) in bodies.iter().enumerate() {
+        let tids = body.live.tasks.iter().map(|task| task.tid).enumerate().skip(1);
+        missing.extend(tids.map(|(index, tid)| (numbers::gap(last, tid, max), at, index)));
+    }
+    missing.sort_unstable();
+    let deadline = Instant::now() + 2 * numbers::PATIENCE;
+    let mut made = Vec::new();
+    for (_, at, index) in missing {
+        let body = &bodies[at];
+        let task = body.task(index, Tids::Cycled, deadline).map_err(|e| e.whose(body.process))?;
+        made.push((at, index, task));
+    }
+    made.sort_unstable_by_key(|&(at, index, _)| (at, index));
+    made.into_iter().for_each(|(at, _, task)| bodies[at].tasks.push(task));
+    Ok(())
 }
 
 /// Gives back the capabilities that were needed for choosing tids.

@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::Pids;
+use super::alone::Alone;
 use super::body::Tids;
 use super::skeleton::{Choice, Recipe, Skeleton, Within};
 use super::tree::{self, Outside};
@@ -47,7 +48,11 @@ pub(crate) fn climb(
     let within = if spawn::may_make_namespaces() { Within::Ours } else { Within::Own };
     let mut refused = Vec::new();
     for &rung in rungs {
+        let _alone = (rung == Pids::Cycle).then(Alone::wait);
         let grown = possible(snapshot, rung).and_then(|()| {
+            if rung == Pids::Cycle {
+                announce(observer);
+            }
             let namespace = (rung == Pids::Namespace).then_some(within);
             let inherited = namespace.is_none();
             let outside = if inherited { Outside::Inherited } else { Outside::Numbered };
@@ -89,6 +94,20 @@ pub(crate) fn climb(
         .help("restart where user namespaces are allowed, or where those numbers are free"))
 }
 
+/// Says how long it may take, where that is long.
+fn announce(observer: &dyn Observer) {
+    const LONG: f64 = 3.0;
+    let Ok(pace) = numbers::pace() else { return };
+    let turn = pace.as_secs_f64() * f64::from(numbers::pid_max());
+    if turn > LONG {
+        let what = format!(
+            "the job's process numbers are waited for, and come by once in about {turn:.0} s: some \
+             times as long may pass"
+        );
+        observer.event(Event::Warning(what));
+    }
+}
+
 fn has_privileges(snapshot: &Snapshot) -> bool {
     snapshot.alive().any(|(_, live)| live.credentials.capabilities[2] != 0)
 }
@@ -113,11 +132,17 @@ fn possible(snapshot: &Snapshot, rung: Pids) -> Result<()> {
         return Ok(());
     }
     let tasks = snapshot.alive().flat_map(|(_, live)| live.tasks.iter().map(|task| task.tid));
-    let processes = snapshot.processes.iter().map(|process| process.pid);
-    match tasks.chain(processes).find(|&tid| stays_in_use(tid)) {
-        Some(tid) => {
-            let what = format!("the number {tid} is in use by {}", proc::comm(tid));
-            Err(Error::new(ErrorKind::Busy, what))
+    let wanted: Vec<i32> = tasks.chain(snapshot.processes.iter().map(|it| it.pid)).collect();
+    let max = numbers::pid_max();
+    if let Some(number) = wanted.iter().find(|&&number| rung == Pids::Cycle && number >= max) {
+        let what = format!("the number {number} is beyond this host's kernel.pid_max, {max}");
+        return Err(Error::new(ErrorKind::Unsupported, what));
+    }
+    match wanted.into_iter().find(|&number| stays_in_use(number)) {
+        Some(number) => {
+            let name = proc::comm(number);
+            let who = if name.is_empty() { "a process group" } else { &name };
+            Err(Error::new(ErrorKind::Busy, format!("the number {number} is in use by {who}")))
         }
         None => Ok(()),
     }

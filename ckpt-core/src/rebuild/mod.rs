@@ -1,5 +1,6 @@
 //! Image → live tree: check the host, make the processes, fill them, compare, release.
 
+mod alone;
 mod body;
 mod check;
 mod compare;
@@ -7,6 +8,7 @@ mod files;
 mod ladder;
 mod pages;
 mod skeleton;
+mod turns;
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
@@ -162,7 +164,12 @@ fn furnish(
     let bytes = pages::fill(image, index, &places(snapshot, bodies, &files)?, workers, observer)?;
     files.open(&|pid| outer.get(&pid).copied())?;
     for body in bodies.iter_mut() {
-        body.open(&files).and_then(|()| body.tasks(tids)).map_err(|e| e.whose(body.process))?;
+        let opened = body.open(&files);
+        let chosen = |()| if tids == Tids::Chosen { body.tasks() } else { Ok(()) };
+        opened.and_then(chosen).map_err(|e| e.whose(body.process))?;
+    }
+    if tids == Tids::Cycled {
+        body::tasks_by_turns(bodies)?;
     }
     files.rouse_pipes()?;
     watch(snapshot, bodies, true)?;

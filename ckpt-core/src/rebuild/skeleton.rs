@@ -7,6 +7,8 @@
 //!
 //! Every process walks its own part of the [`Tree`] and meets the others at the board's steps.
 
+mod make;
+
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::fs;
@@ -15,6 +17,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::tree::{Index, Role, Tree};
+use super::turns::Turns;
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::board::Board;
 use crate::os::spawn::{self, Fork};
@@ -32,6 +35,8 @@ mod step {
 
 /// How long the processes may take to a step.
 const PATIENCE: Duration = Duration::from_secs(150);
+/// The same where their numbers have to come by.
+const PATIENCE_WITH_TURNS: Duration = Duration::from_secs(300);
 
 /// How numbers are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +109,14 @@ impl Skeleton {
     /// With errno `EEXIST`/`EPERM`/`EAGAIN` in the source, another rung may do.
     pub(crate) fn grow(recipe: &Recipe<'_>) -> Result<Self> {
         let board = Board::new().map_err(|e| Error::os("cannot share memory", e))?;
-        let plan = Family { recipe, board: &board };
+        let turns = match recipe.choice {
+            Choice::SetTid => None,
+            Choice::Cycle => {
+                let last = numbers::last().map_err(|e| Error::os("cannot make a process", e))?;
+                Some(Turns::of(recipe.tree, last, numbers::pid_max()))
+            }
+        };
+        let plan = Family { recipe, board: &board, turns: turns.as_ref() };
         let top = plan.start()?;
         let mut skeleton = Self {
             top,
@@ -115,18 +127,26 @@ impl Skeleton {
             alive: true,
         };
         let count = recipe.tree.nodes.len() as u32;
-        skeleton.step(recipe, count)?;
+        skeleton.step(recipe, turns.as_ref(), count)?;
         skeleton.board.begin(step::JOIN);
-        skeleton.step(recipe, count)?;
+        skeleton.step(recipe, turns.as_ref(), count)?;
         skeleton.find(recipe)?;
         skeleton.board.begin(step::END);
         skeleton.await_zombies()?;
         Ok(skeleton)
     }
 
-    fn step(&self, recipe: &Recipe<'_>, count: u32) -> Result<()> {
-        self.board.gather(count, PATIENCE).map_err(|(who, doing, error)| {
-            let pid = recipe.tree.nodes.get(who as usize).and_then(|node| node.pid);
+    fn step(&self, recipe: &Recipe<'_>, turns: Option<&Turns>, count: u32) -> Result<()> {
+        let patience = if turns.is_some() { PATIENCE_WITH_TURNS } else { PATIENCE };
+        self.board.gather(count, patience).map_err(|(who, doing, error)| {
+            let late = || turns?.at(self.board.turn());
+            let node = recipe.tree.nodes.get(who as usize);
+            let pid = node.or_else(|| recipe.tree.nodes.get(late()?)).and_then(|node| node.pid);
+            if let (Some(pid), Some(_), 0) = (pid, turns, doing)
+                && let Some(error) = make::never_came(pid, &error)
+            {
+                return error;
+            }
             let doing = DOING.get(doing as usize).copied().unwrap_or("go on");
             match pid {
                 Some(pid) => Error::os(format!("cannot {doing} (process {pid})"), error),
@@ -231,6 +251,8 @@ fn bury_all(processes: &HashSet<i32>) {
 struct Family<'a> {
     recipe: &'a Recipe<'a>,
     board: &'a Board,
+    /// Where numbers have to come by.
+    turns: Option<&'a Turns>,
 }
 
 impl Family<'_> {
@@ -311,58 +333,6 @@ impl Family<'_> {
         spawn::exit(0)
     }
 
-    /// Makes the node with its number and returns that of the new process.
-    fn make(&self, index: Index) -> io::Result<i32> {
-        let node = &self.recipe.tree.nodes[index];
-        if node.orphan {
-            return self.make_orphan(index);
-        }
-        let fork = match (node.pid, self.recipe.choice) {
-            (None, _) => spawn::fork(0, None),
-            (Some(pid), Choice::SetTid) => spawn::fork(0, Some(pid)),
-            // The stand-in's number is a courtesy, not worth a search.
-            (Some(_), Choice::Cycle) if node.role == Role::StandIn => spawn::fork(0, None),
-            (Some(pid), Choice::Cycle) => numbers::fork_until(pid),
-        };
-        match fork {
-            Ok(Fork::Parent(pid)) => Ok(pid),
-            Ok(Fork::Child) => self.live(index),
-            // Outside a namespace the launcher's number may be taken: any other serves.
-            Err(_) if node.role == Role::StandIn && self.recipe.namespace.is_none() => {
-                match spawn::fork(0, None)? {
-                    Fork::Parent(pid) => Ok(pid),
-                    Fork::Child => self.live(index),
-                }
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// A process in between makes the node and ends, which leaves it to the stand-in.
-    fn make_orphan(&self, index: Index) -> io::Result<i32> {
-        let node = &self.recipe.tree.nodes[index];
-        let between = match spawn::fork(0, None)? {
-            Fork::Parent(pid) => pid,
-            Fork::Child => {
-                let fork = match (node.pid, self.recipe.choice) {
-                    (Some(pid), Choice::SetTid) => spawn::fork(0, Some(pid)),
-                    (Some(pid), Choice::Cycle) => numbers::fork_until(pid),
-                    (None, _) => spawn::fork(0, None),
-                };
-                match fork {
-                    Ok(Fork::Child) => self.live(index),
-                    Ok(Fork::Parent(_)) => spawn::exit(0),
-                    Err(error) => {
-                        self.board.fail(index as u32, 0, &error);
-                        spawn::exit(1)
-                    }
-                }
-            }
-        };
-        spawn::reap(between)?;
-        Ok(0)
-    }
-
     /// A new process: makes its children, joins its group, and turns into what it is to be.
     fn live(&self, index: Index) -> ! {
         let node = &self.recipe.tree.nodes[index];
@@ -400,7 +370,7 @@ impl Family<'_> {
         let make = |child: Index| self.make(child).map_err(|e| (child as u32, 0, e));
         let own = |doing: u32| move |error: io::Error| (index as u32, doing, error);
         spawn::reset_signals(node.role == Role::StandIn);
-        for &child in &node.early {
+        for child in self.in_order(&node.early) {
             make(child)?;
         }
         if node.leads_session {
@@ -412,7 +382,7 @@ impl Family<'_> {
             spawn::become_subreaper().map_err(own(5))?;
             enter_time_namespace(self.recipe.clocks).map_err(own(4))?;
         }
-        for &child in &node.late {
+        for child in self.in_order(&node.late) {
             make(child)?;
         }
         Ok(())

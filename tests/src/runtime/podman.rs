@@ -59,10 +59,27 @@ pub(super) fn ready(user: &User) -> PathBuf {
 /// of a test's, which would find it among its own.
 pub(super) fn settle(user: &User, program: &Path) {
     let _lock = lock("podman");
-    let mut command = user.command(program);
-    command.args(["unshare", "true"]).current_dir("/").stdin(Stdio::null());
-    let output = command.output().expect("podman runs");
+    let first = || {
+        let mut command = user.command(program);
+        command.args(["unshare", "true"]).current_dir("/").stdin(Stdio::null());
+        command.output().expect("podman runs")
+    };
+    if first().status.success() {
+        return;
+    }
+    // Where that process was killed among running containers, podman believes them to run for ever.
+    forget(user, program);
+    let output = first();
     assert!(output.status.success(), "podman: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Takes away what `program` knows of this boot's containers.
+fn forget(user: &User, program: &Path) {
+    let (_, goes) = stores(user);
+    let name = program.file_name().expect("it is a program's").to_string_lossy();
+    for folder in [goes.join(&*name), goes.join(format!("{name}-tmp"))] {
+        let _ = std::fs::remove_dir_all(folder);
+    }
 }
 
 /// The name of the image in the user's store.

@@ -1,0 +1,78 @@
+//! Where process numbers can be neither chosen nor had in a namespace of one's own, as in Shifter:
+//! they are waited for.
+
+use std::time::Instant;
+
+use ckpt_tests::{From, Run, User, payload, undisturbed};
+
+const ROUNDS: u64 = 2;
+
+/// Takes a payload through kills and restarts that wait for the numbers.
+fn comes_back(name: &str, user: &User, wrapper: &[&str], flags: &[&str]) {
+    let payload = payload(name);
+    let expected = undisturbed(payload, user);
+    let mut run = Run::start_under(payload, user, wrapper);
+    for round in 1..=ROUNDS {
+        assert!(run.reaches(expected.steps() * round / (ROUNDS + 2)) && run.answers());
+        run.checkpoint().unwrap_or_else(|e| panic!("status {}: {}", e.status, e.message));
+        run.kill();
+        let begun = Instant::now();
+        // Somebody else's short-lived process may have one of the numbers just then.
+        for again in (0..3).rev() {
+            run.restore_flagged(From::Directory, flags);
+            if run.answers() || again == 0 || !run.log().contains("is in use by") {
+                break;
+            }
+        }
+        assert!(run.log().contains("PIDs: fork until they come by"), "{}", run.log());
+        println!("{name}: back after {:.2} s", begun.elapsed().as_secs_f64());
+    }
+    run.end().must_equal(&expected);
+}
+
+fn waited_for(name: &str) {
+    comes_back(name, &User::ordinary(), &[], &["--pids", "cycle"]);
+}
+
+#[test]
+fn of_a_shell_and_its_children() {
+    waited_for("shell");
+}
+
+#[test]
+fn of_threads() {
+    waited_for("threads");
+}
+
+#[test]
+fn of_sessions_and_orphans() {
+    waited_for("family");
+}
+
+#[test]
+fn of_a_restorer_with_time_namespaces() {
+    // Its children's clocks are not its own.
+    if let Some(root) = User::root() {
+        comes_back("channels", &root, &[], &["--pids", "cycle"]);
+    }
+}
+
+/// Shifter's way: a chroot in a mount namespace, no capability to come by, the host's numbers. The
+/// ladder gets to its third rung by itself.
+#[test]
+fn in_a_chroot_without_privileges() {
+    if User::root().is_none() {
+        return;
+    }
+    let user = User::ordinary();
+    let place = tempfile::Builder::new().prefix("ckpt-test-root-").tempdir().expect("a folder");
+    let enter = format!(
+        "mount --rbind / {0} && exec chroot {0} setpriv --reuid {1} --regid {1} --clear-groups \
+         --bounding-set=-all --inh-caps=-all --no-new-privs env SHIFTER_RUNTIME=1 \"$@\"",
+        place.path().display(),
+        user.name
+    );
+    let unshare = ["unshare", "-m", "--propagation", "private"];
+    let wrapper = [&unshare[..], &["sh", "-c", &enter, "sh"]].concat();
+    comes_back("shell", &user, &wrapper, &[]);
+}
