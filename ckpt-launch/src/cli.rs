@@ -306,7 +306,7 @@ pub struct Launch {
 
 /// Speak to running jobs, and look at checkpoint images.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "ckpt", version, max_term_width = 100)]
 pub struct Ckpt {
     #[command(subcommand)]
     #[allow(missing_docs)]
@@ -395,6 +395,12 @@ mod tests {
     fn declarations_are_sound() {
         Launch::command().debug_assert();
         Ckpt::command().debug_assert();
+    }
+
+    #[test]
+    fn each_goes_by_its_own_name() {
+        assert_eq!(Launch::command().get_name(), "ckpt-launch");
+        assert_eq!(Ckpt::command().get_name(), "ckpt");
     }
 
     #[test]

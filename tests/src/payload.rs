@@ -33,6 +33,7 @@ const fn new(name: &'static str, kind: Kind) -> Payload {
 /// All of them.
 pub const ALL: &[Payload] = &[
     new("shell", Kind::Script("shell.sh", &["bash"])),
+    new("births", Kind::Script("births.sh", &["bash"])),
     new("numpy_pool", Kind::Script("numpy_pool.py", &["python3"])),
     new("perl", Kind::Script("perl.pl", &["perl"])),
     new("tcl", Kind::Script("tcl.tcl", &["tclsh"])),

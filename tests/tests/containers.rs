@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ckpt_tests::runtime::{Image, Kind, Runtime};
-use ckpt_tests::{Contained, Ended, said, tools};
+use ckpt_tests::{Contained, Ended, programs, said, tools};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -113,6 +113,17 @@ fn geant4_in_apptainer() {
 #[test]
 fn geant4_in_shifter() {
     survives(Kind::Shifter, GEANT4);
+}
+
+/// No loader and no library, of whatever age.
+#[test]
+fn the_set_needs_nothing() {
+    for name in ["ckpt-launch", "ckpt", "ckpt-restore", "libckpt_preload.so"] {
+        let mut readelf = Command::new("readelf");
+        let (status, needs) = said(readelf.args(["-ld", "-W"]).arg(programs().join(name)));
+        assert!(status == Some(0) && needs.contains("LOAD"), "{needs}");
+        assert!(!needs.contains("INTERP") && !needs.contains("NEEDED"), "{name}: {needs}");
+    }
 }
 
 #[test]

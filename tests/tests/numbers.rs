@@ -1,6 +1,7 @@
-//! Where process numbers can be neither chosen nor had in a namespace of one's own, as in Shifter:
-//! they are waited for.
+//! Process numbers: what comes after those of the image; and where they can be neither chosen nor had
+//! in a namespace of one's own, as in Shifter, they are waited for.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use ckpt_tests::{From, Run, User, payload, undisturbed};
@@ -17,8 +18,8 @@ fn comes_back(name: &str, user: &User, wrapper: &[&str], flags: &[&str]) {
         run.checkpoint().unwrap_or_else(|e| panic!("status {}: {}", e.status, e.message));
         run.kill();
         let begun = Instant::now();
-        // Somebody else's short-lived process may have one of the numbers just then.
-        for again in (0..3).rev() {
+        // The restorer itself, or somebody else's, may have one of the numbers just then.
+        for again in (0..30).rev() {
             run.restore_flagged(From::Directory, flags);
             if run.answers() || again == 0 || !run.log().contains("is in use by") {
                 break;
@@ -54,6 +55,46 @@ fn of_a_restorer_with_time_namespaces() {
     // Its children's clocks are not its own.
     if let Some(root) = User::root() {
         comes_back("channels", &root, &[], &["--pids", "cycle"]);
+    }
+}
+
+/// Each would take what the other waits for.
+#[test]
+fn of_several_restarts_at_once() {
+    std::thread::scope(|all| {
+        (0..3).for_each(|_| drop(all.spawn(|| waited_for("shell"))));
+    });
+}
+
+/// Who has been told that a child has ended takes the next one with its number for the same.
+fn comes_only_once(user: &User, flags: &[&str]) {
+    let mut run = Run::start(payload("births").with(&[("STEPS", "300")]), user);
+    for round in 1..=4 {
+        assert!(run.reaches(round * 30) && run.answers());
+        run.checkpoint().unwrap_or_else(|e| panic!("status {}: {}", e.status, e.message));
+        run.kill();
+        run.restore_flagged(From::Directory, flags);
+    }
+    let ended = run.end();
+    let mut seen = HashSet::new();
+    for (line, step) in ended.output.lines().zip(1..) {
+        let words: Vec<&str> = line.split(' ').collect();
+        assert!(seen.insert(words[3]), "{line}: that number was there before\n{}", run.log());
+        assert_eq!(words[5], (step % 100).to_string(), "{line}");
+    }
+    assert!(seen.len() == 300, "{ended:?}");
+}
+
+#[test]
+fn in_an_own_namespace_none_comes_again() {
+    comes_only_once(&User::ordinary(), &["--pids", "namespace"]);
+}
+
+#[test]
+fn among_others_none_comes_again() {
+    comes_only_once(&User::ordinary(), &["--pids", "cycle"]);
+    if let Some(root) = User::root() {
+        comes_only_once(&root, &["--pids", "set-tid"]);
     }
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod files;
 pub(crate) mod freeze;
 mod gate;
+mod numbers;
 pub(crate) mod plan;
 pub(crate) mod processes;
 pub(crate) mod refuse;
@@ -177,6 +178,9 @@ fn take(
     writer.section(SNAPSHOT, Importance::Critical, &snapshot)?;
     writer.section(PAGES, Importance::Critical, &taken.index)?;
     writer.section(image::Tag::HIST, Importance::Skippable, &with_this(job.history))?;
+    if let Some(last) = taken.last_number {
+        writer.section(image::Tag::LAST, Importance::Skippable, &last)?;
+    }
     if let Some(container) = &job.container {
         writer.section(image::Tag::CTNR, Importance::Skippable, container)?;
     }
@@ -231,6 +235,8 @@ fn newest_generation(directory: &Directory, job: &Job) -> Result<u64> {
 /// What the frozen time brought.
 struct Taken {
     snapshot: Snapshot,
+    /// The process number that was handed out last.
+    last_number: Option<i32>,
     index: PageIndex,
     streamed: Streamed,
     skipped: u64,
@@ -263,6 +269,7 @@ fn freeze_and_copy(
     let mut files = Collector::new();
     let mut plan = Plan::default();
     let processes = processes::capture(&frozen, &launcher, &mut before, &mut files, &mut plan)?;
+    let last_number = numbers::last(&frozen);
     // The clocks last: what is left of a timer was read before, so none fires too early.
     let host = host(first);
     plan.contents(&mut files)?;
@@ -280,7 +287,11 @@ fn freeze_and_copy(
     let Collector { files, pipes, contents, mapped, .. } = files;
     let (id, name) = (job.id, job.name.clone());
     let snapshot = Snapshot { host, id, name, launcher, processes, files, pipes, contents, mapped };
-    Ok(Taken { snapshot, index, streamed, skipped: plan.skipped, tasks, frozen, held })
+    let last_number = last_number
+        .inspect_err(|error| tracing::info!(%error, "which number came last is not known"))
+        .ok();
+    let skipped = plan.skipped;
+    Ok(Taken { snapshot, last_number, index, streamed, skipped, tasks, frozen, held })
 }
 
 /// The machine as process `pid` sees it.

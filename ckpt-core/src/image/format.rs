@@ -46,12 +46,15 @@ impl Tag {
     pub const HIST: Self = Self(*b"HIST");
     /// The container around the job; may be skipped.
     pub const CTNR: Self = Self(*b"CTNR");
+    /// The process number that the job's PID namespace had handed out last; may be skipped.
+    pub const LAST: Self = Self(*b"LAST");
     /// The block table; written by the [`Writer`](super::Writer) itself.
     pub const BLKS: Self = Self(*b"BLKS");
 }
 
 /// The sections that this version understands; an unknown critical one makes an image unreadable.
-pub const KNOWN_TAGS: [Tag; 6] = [Tag::JOB, Tag::PAGE, Tag::INFO, Tag::HIST, Tag::CTNR, Tag::BLKS];
+pub const KNOWN_TAGS: [Tag; 7] =
+    [Tag::JOB, Tag::PAGE, Tag::INFO, Tag::HIST, Tag::CTNR, Tag::LAST, Tag::BLKS];
 
 impl fmt::Display for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

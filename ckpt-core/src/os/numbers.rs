@@ -113,6 +113,41 @@ pub(crate) fn steer_to(wanted: pid_t, deadline: Instant) -> io::Result<()> {
     }
 }
 
+/// A number that comes again after so many others is nobody's surprise: with the kernel's usual
+/// `kernel.pid_max` on a small machine it could not be later.
+const SOON: i64 = 32_768;
+
+/// Lets the numbers after `last` be the next ones in a PID namespace that is new and ours.
+pub(crate) fn begin_after(last: pid_t) {
+    // pid_namespaces(7). In a container that may be read-only.
+    if fs::write("/proc/sys/kernel/ns_last_pid", last.to_string()).is_err()
+        && let Err(error) = go_on_after(last)
+    {
+        tracing::info!(%error, "process numbers begin at 1 again");
+    }
+}
+
+/// Uses up numbers until `last` has come by, if it would come soon.
+pub(crate) fn go_on_after(last: pid_t) -> io::Result<()> {
+    let max = pid_max();
+    let soon = SOON.min(i64::from(max - RESERVED) / 2);
+    let mut quick = true;
+    if last >= max {
+        return Ok(());
+    }
+    loop {
+        // Once it has come by, it is a whole turn away.
+        let ahead = gap(self::last()?, last, max) + 1;
+        if ahead > soon {
+            return Ok(());
+        }
+        quick = quick && advance(ahead, max)?;
+        if !quick {
+            burn()?;
+        }
+    }
+}
+
 /// Uses up so many numbers the quick way; `false` if that does not work here.
 fn advance(many: i64, max: pid_t) -> io::Result<bool> {
     let before = last()?;

@@ -28,11 +28,21 @@ const REAPED_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) struct Grown {
     pub(crate) skeleton: Skeleton,
     pub(crate) tids: Tids,
+    pub(crate) numbers: Numbers,
+}
+
+/// Whose PID namespace the job is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Numbers {
+    /// Its own.
+    Own,
+    /// Others' as well.
+    Shared,
 }
 
 /// Climbs as far as needed, or takes the one rung that is asked for.
 pub(crate) fn climb(
-    snapshot: &Snapshot,
+    (snapshot, last_number): (&Snapshot, i32),
     programs: &[(CString, u32)],
     socket: (&OwnedFd, i32),
     status: &OwnedFd,
@@ -62,6 +72,7 @@ pub(crate) fn climb(
                 tree: &tree,
                 choice: if cycle { Choice::Cycle } else { Choice::SetTid },
                 namespace,
+                last_number,
                 clocks: (snapshot.host.monotonic, snapshot.host.boottime),
                 programs,
                 root: snapshot.launcher.root,
@@ -79,7 +90,9 @@ pub(crate) fn climb(
                     );
                 }
                 let tids = if rung == Pids::Cycle { Tids::Cycled } else { Tids::Chosen };
-                return Ok(Grown { skeleton, tids });
+                let own = rung == Pids::Namespace;
+                let numbers = if own { Numbers::Own } else { Numbers::Shared };
+                return Ok(Grown { skeleton, tids, numbers });
             }
             Err(error) if error.kind() == ErrorKind::Damaged => return Err(error),
             Err(error) => refused.push(format!("{}: {error}", name(rung, within))),
@@ -141,7 +154,12 @@ fn possible(snapshot: &Snapshot, rung: Pids) -> Result<()> {
     match wanted.into_iter().find(|&number| stays_in_use(number)) {
         Some(number) => {
             let name = proc::comm(number);
-            let who = if name.is_empty() { "a process group" } else { &name };
+            let ours = number == std::process::id() as i32;
+            let who = match name.as_str() {
+                _ if ours => "this command itself: run it again, and it gets another",
+                "" => "a process group",
+                name => name,
+            };
             Err(Error::new(ErrorKind::Busy, format!("the number {number} is in use by {who}")))
         }
         None => Ok(()),

@@ -23,12 +23,13 @@ use crate::job::{Container, History, Job};
 use crate::kinds::call::Standing;
 use crate::kinds::event::{Event, Watch};
 use crate::kinds::file::What;
+use crate::os::numbers;
 use crate::progress::Observer;
 use crate::snapshot::{PageIndex, Snapshot, sound, tree};
 
 use body::{Body, Tids};
 use files::OpenFiles;
-use ladder::Grown;
+use ladder::{Grown, Numbers};
 use pages::Places;
 use skeleton::Skeleton;
 
@@ -100,6 +101,10 @@ pub fn rebuild(
     let history: History = image.section(image::Tag::HIST)?.unwrap_or_default();
     let container: Option<Container> = image.section(image::Tag::CTNR)?;
     sound::check(&snapshot)?;
+    let last_number = match image.section(image::Tag::LAST)? {
+        Some(last) => last,
+        None => highest_number(&snapshot),
+    };
     check::host(image, &snapshot, options.force)?;
     let programs = check::programs(&snapshot)?;
 
@@ -109,8 +114,14 @@ pub fn rebuild(
     let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
     let (status, report) = pipe.map_err(|e| Error::os("cannot make a pipe", e))?;
     let socket = (&theirs, socket_number(&snapshot));
-    let Grown { skeleton, tids } =
-        ladder::climb(&snapshot, &programs, socket, &report, options.pids, observer)?;
+    let Grown { skeleton, tids, numbers } = ladder::climb(
+        (&snapshot, last_number),
+        &programs,
+        socket,
+        &report,
+        options.pids,
+        observer,
+    )?;
     drop(report);
 
     let outer: HashMap<i32, i32> =
@@ -118,6 +129,10 @@ pub fn rebuild(
     let mut bodies = executed(&snapshot, &skeleton, (socket.1, &ours), options.patch_vdso)?;
     let bytes =
         furnish(image, (&snapshot, &index), &mut bodies, (tids, &outer), options, observer)?;
+    if numbers == Numbers::Shared {
+        numbers::go_on_after(last_number)
+            .map_err(|e| Error::os("cannot use up process numbers", e))?;
+    }
     let mut standing = Standing::default();
     bodies.iter().for_each(|body| body.note_calls(&mut standing));
     bodies.into_iter().for_each(Body::release);
@@ -197,6 +212,12 @@ fn furnish(
         body.poise().map_err(|e| e.whose(body.process))?;
     }
     Ok(bytes)
+}
+
+/// What is known of the last number handed out where that was not written down.
+fn highest_number(snapshot: &Snapshot) -> i32 {
+    let tasks = snapshot.alive().flat_map(|(_, live)| live.tasks.iter().map(|task| task.tid));
+    tasks.chain(snapshot.processes.iter().map(|process| process.pid)).max().unwrap_or_default()
 }
 
 /// A descriptor number that no process of the job uses.

@@ -62,6 +62,8 @@ pub(crate) struct Recipe<'a> {
     pub(crate) choice: Choice,
     /// An own PID namespace around the job, within an own user namespace or without.
     pub(crate) namespace: Option<Within>,
+    /// The number that was handed out last: an own namespace goes on from there.
+    pub(crate) last_number: i32,
     /// Monotonic and boot time that the job is to see.
     pub(crate) clocks: (i64, i64),
     /// Program and personality of each of the snapshot's processes.
@@ -308,6 +310,7 @@ impl Family<'_> {
         spawn::set_name(c"ckpt-init");
         // Where that is not allowed the old /proc stays, in which /proc/self still works.
         let _ = spawn::mount_proc();
+        numbers::begin_after(self.recipe.last_number);
         let first = self.recipe.tree.first;
         let node = &self.recipe.tree.nodes[first];
         match (node.pid, node.role) {
