@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::SigSet;
@@ -24,6 +24,9 @@ extern "C" fn look_at_sigpipe() {
 #[used]
 #[unsafe(link_section = ".init_array")]
 static LOOK_AT_SIGPIPE: extern "C" fn() = look_at_sigpipe;
+
+/// The first descriptor that is none of the standard three.
+pub const THIRD: i32 = 3;
 
 /// The signal state that we were started with, and that the payload gets.
 #[derive(Debug, Clone, Copy)]
@@ -71,6 +74,31 @@ pub fn hand_on(command: &mut Command, fd: BorrowedFd<'_>) {
             _ => Ok(()),
         });
     }
+}
+
+/// Has the program that `command` runs find our stdin at the descriptor [`THIRD`], and nothing at
+/// its own.
+///
+/// # Errors
+///
+/// We have none.
+pub fn hand_on_stdin(command: &mut Command) -> io::Result<()> {
+    // From here on number 3 is taken: by the copy, or by what was there before. So the pipe by which
+    // `spawn` hears of a failed exec is another.
+    let copy = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), THIRD)?;
+    command.stdin(Stdio::null());
+    // SAFETY: the closure runs between fork and exec and makes one system call on two numbers. `copy`
+    // is open as long as the closure is there.
+    unsafe {
+        command.pre_exec(move || {
+            let result = match copy.as_raw_fd() {
+                THIRD => libc::fcntl(THIRD, libc::F_SETFD, 0),
+                copy => libc::dup2(copy, THIRD),
+            };
+            if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        });
+    }
+    Ok(())
 }
 
 /// Takes over a descriptor that whoever started this program left open for it.

@@ -26,6 +26,8 @@ pub struct Contained {
     job: JobId,
     generation: u64,
     dir: PathBuf,
+    /// The folder of the image.
+    images: PathBuf,
 }
 
 impl Contained {
@@ -43,7 +45,8 @@ impl Contained {
         if dmtcp::is_meant(&path) {
             let Some(container) = given(args) else { return Ok(None) };
             let dir = ckpt_launch::cli::absolute(&path)?;
-            return Ok(Some(Self { container, job: JobId::random(), generation: 0, dir }));
+            let (job, images) = (JobId::random(), dir.clone());
+            return Ok(Some(Self { container, job, generation: 0, dir, images }));
         }
         let choice = Choice::of(args)?;
         let image = choice.open(args, voice)?;
@@ -51,7 +54,9 @@ impl Contained {
         let Some(container) = then.or_else(|| given(args)) else { return Ok(None) };
         let dir = choose::home(args, &choice)?;
         let (job, generation) = (image.header().job, image.header().generation);
-        Ok(Some(Self { container, job, generation, dir }))
+        let images = image.path().parent().unwrap_or(&dir).to_path_buf();
+        let images = images.canonicalize().unwrap_or(images);
+        Ok(Some(Self { container, job, generation, dir, images }))
     }
 
     /// Enters the container, and stays with the job; gives the exit status.
@@ -66,7 +71,7 @@ impl Contained {
         voice: &'a Voice,
         round: Option<(Round<'a>, Signals)>,
     ) -> Result<u8> {
-        let Self { mut container, job, generation, dir } = self;
+        let Self { mut container, job, generation, dir, images } = self;
         if !args.force {
             twin::check(job, false)?;
         }
@@ -75,14 +80,17 @@ impl Contained {
             Some(runtime) => runtime,
             None => Runtime::named(&container.runtime)?,
         };
-        if !flags.container_arg.is_empty() {
+        // Another runtime would not understand those of the one that was.
+        if !flags.container_arg.is_empty() || runtime.name() != container.runtime {
             container.arguments.clone_from(&flags.container_arg);
         }
         settle_image(&mut container, runtime, args, voice)?;
         container.runtime = runtime.name().to_owned();
         container.folders.retain(|folder| std::path::Path::new(folder).is_dir());
         let name = container.image.clone();
-        let inner = Inner { program: "ckpt-restore", words: words(args), job, name, generation };
+        let (program, words, here) = ("ckpt-restore", words(args), dir.clone());
+        let seen = vec![images];
+        let inner = Inner { program, words, job, name, generation, here, seen };
         let (keeping, backend, talk) = (&args.keeping, &args.engine, &args.talk);
         let around = Around { dir, keeping, with, backend, talk };
         enter::supervise(runtime, container, inner, &around, voice, round)
@@ -120,7 +128,9 @@ fn settle_image(
         return Ok(());
     }
     let expected = std::mem::replace(&mut container.identity, now);
-    if expected.is_empty() || expected == container.identity {
+    // Of some the name is all that is known; programs and libraries are compared inside.
+    let by_name = expected.is_empty();
+    if if by_name { then == container.image } else { expected == container.identity } {
         return Ok(());
     }
     if flags.other_image {
@@ -128,7 +138,11 @@ fn settle_image(
         voice.warn(format_args!("the job goes on in {image}, another image than {then}"));
         return Ok(());
     }
-    Err(another(&container.image, &container.identity, &expected))
+    let (expected, now) = match by_name {
+        true => (&then, &container.image),
+        false => (&expected, &container.identity),
+    };
+    Err(another(&container.image, now, expected))
 }
 
 /// What the inside half is told of the image that is meant.
@@ -172,4 +186,32 @@ pub fn none_wanted(args: &Restore) -> Result<()> {
         return Err(Error::new(ErrorKind::Usage, what));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    /// A folder that serves as an image has no identity.
+    #[test]
+    fn another_name_is_another_image() {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [then, now] =
+            folders.each_ref().map(|it| it.path().canonicalize().unwrap().display().to_string());
+        let settled = |words: &[&str]| {
+            let args = Restore::parse_from([&["ckpt-restore"], words].concat());
+            let mut container = Container { image: then.clone(), ..Container::default() };
+            let voice = Voice::new("ckpt-restore", &args.talk);
+            settle_image(&mut container, Runtime::Apptainer, &args, &voice)
+                .map(|()| container.image)
+        };
+        assert_eq!(settled(&[]).unwrap(), then);
+        assert_eq!(settled(&["--image", &then]).unwrap(), then);
+        let error = settled(&["--image", &now]).unwrap_err().to_string();
+        assert!(error.contains(&now) && error.contains(&then), "{error}");
+        assert_eq!(settled(&["--image", &now, "--other-image"]).unwrap(), now);
+        let error = settled(&["--image", "/no/such.sif"]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    }
 }

@@ -87,11 +87,30 @@ impl<'a> Contained<'a> {
         self.lives += 1;
     }
 
-    /// Begins a life by `ckpt-restore`.
-    pub fn restore(&mut self, flags: &[&str]) {
+    /// `ckpt-restore` from the checkpoint directory.
+    pub fn restorer(&self, flags: &[&str]) -> Command {
         let mut command = self.command("ckpt-restore");
         command.args(flags).arg(&self.images);
-        self.start(command);
+        command
+    }
+
+    /// Begins a life by `ckpt-restore`.
+    pub fn restore(&mut self, flags: &[&str]) {
+        self.start(self.restorer(flags));
+    }
+
+    /// Waits until the launcher waits for its other half, with which signals are its to pass on.
+    ///
+    /// # Panics
+    ///
+    /// When it has ended before.
+    pub fn is_met(&mut self) {
+        let is_socket =
+            |name: &std::ffi::OsStr| name.to_string_lossy().starts_with(".ckpt-outside-");
+        self.until("its socket", |job| {
+            let entries = fs::read_dir(&job.images).into_iter().flatten().flatten();
+            entries.into_iter().any(|entry| is_socket(&entry.file_name()))
+        });
     }
 
     /// Whether the launcher outside is there.

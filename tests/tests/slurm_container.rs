@@ -4,10 +4,10 @@ use ckpt_tests::runtime::{Image, Kind, Runtime};
 use ckpt_tests::{Cluster, Options, SHORT, Work};
 
 /// Limit, requeue, restart, and so on, until it has completed.
-fn limits(cluster: &Cluster) {
-    let Some(runtime) = Runtime::of(Kind::PodmanHpc) else { return };
+fn limits(cluster: &Cluster, kind: Kind) {
+    let Some(runtime) = Runtime::of(kind) else { return };
     let image = runtime.image(Image::Bash);
-    let name = Kind::PodmanHpc.program();
+    let name = kind.program();
     let path = format!("PATH={}:{}:$PATH", ckpt_tests::programs().display(), runtime.path());
     let launch =
         format!("ckpt-launch --slurm --container {name} --image {image} -- bash ./steps.sh output");
@@ -38,5 +38,9 @@ fn cancelled(cluster: &Cluster) {
 #[test]
 fn in_containers() {
     let Some(cluster) = Cluster::start(Options::default()) else { return };
-    cluster.plays(&[("limits", &limits), ("cancelled", &cancelled)]);
+    cluster.plays(&[
+        ("podman_hpc", &|cluster| limits(cluster, Kind::PodmanHpc)),
+        ("shifter", &|cluster| limits(cluster, Kind::Shifter)),
+        ("cancelled", &cancelled),
+    ]);
 }

@@ -21,6 +21,7 @@ use crate::cli::{Keeping, Launch, Talk, With as Backend};
 use crate::coordinator::peer::Peer;
 use crate::engine::Engine;
 use crate::launch::{Failure, With, checkpoint_directory, joining, ordinary};
+use crate::os;
 use crate::root::Root;
 use crate::signals::Signals;
 use crate::slurm::round::Round;
@@ -41,6 +42,10 @@ pub struct Inner {
     pub name: String,
     /// The newest generation.
     pub generation: u64,
+    /// The folder in which the program runs.
+    pub here: PathBuf,
+    /// Folders that only this one container must have.
+    pub seen: Vec<PathBuf>,
 }
 
 /// What stands around it, outside.
@@ -90,7 +95,9 @@ pub fn launch<'a>(
     words.extend(entrypoint.into_iter().map(OsString::from));
     words.extend(args.command.iter().cloned());
     let job = JobId::random();
-    let inner = Inner { program: "ckpt-launch", words, job, name, generation: 0 };
+    let (here, container) = with_current(container, runtime).map_err(ordinary)?;
+    let (program, generation, seen) = ("ckpt-launch", 0, Vec::new());
+    let inner = Inner { program, words, job, name, generation, here, seen };
     let (keeping, backend, talk) = (&args.keeping, &args.engine, &args.talk);
     let around = Around { dir, keeping, with, backend, talk };
     supervise(runtime, container, inner, &around, voice, round).map_err(ordinary)
@@ -137,30 +144,34 @@ pub fn supervise<'a>(
         Some((round, signals)) => (Some(round), signals),
         None => (None, Signals::take(false)?),
     };
+    runtime.allows(&container.arguments)?;
     let programs = programs()?;
-    let here =
-        std::env::current_dir().map_err(|e| Error::os("cannot find the current directory", e))?;
-    for folder in [&here, &around.dir] {
-        add(&mut container, folder)?;
-    }
+    add(&mut container, &around.dir)?;
     let meeting = Meeting::at(&around.dir)?;
     // For the time of this container only.
     let mut entered = container.clone();
     add(&mut entered, meeting.path.parent().unwrap_or(&around.dir))?;
 
-    let Inner { program, words, job, name, generation } = inner;
-    let stdin = !rustix::stdio::stdin().is_terminal();
+    let Inner { program, words, job, name, generation, here, seen } = inner;
+    seen.iter().try_for_each(|folder| add(&mut entered, folder))?;
+    let stdin = !rustix::stdio::stdin().is_terminal()
+        && rustix::io::fcntl_getfd(rustix::stdio::stdin()).is_ok();
     let container_name = format!("ckpt-{job}-{:08x}", JobId::random().0 as u32);
     let run = Run {
         programs: &programs,
         name: &container_name,
         here: &here,
         stdin,
+        umask: umask(),
         program,
         words: common(around, &meeting.path).into_iter().chain(words).collect(),
     };
     let mut command = runtime.command(&entered, &run)?;
-    if !stdin {
+    let apart = stdin && runtime.keeps_descriptors();
+    if apart {
+        let handed = os::hand_on_stdin(&mut command);
+        handed.map_err(|e| Error::os("cannot hand on the standard input", e))?;
+    } else if !stdin {
         command.stdin(Stdio::null());
     }
     tracing::info!(?command, "entering the container");
@@ -170,7 +181,8 @@ pub fn supervise<'a>(
     let peer = peer.transpose()?;
     signals.inherited().hand_down(&mut command);
     let ends_with_us = round.is_some();
-    let welcome = Welcome { job: job.to_string(), container, ends_with_us };
+    let stdin = if apart { os::THIRD } else { 0 };
+    let welcome = Welcome { job: job.to_string(), container, ends_with_us, stdin };
     let starting = Starting { runtime, name: container_name, command, meeting, welcome, expected };
     let (outside, pid) = Outside::start(starting)?;
 
@@ -187,6 +199,51 @@ pub fn supervise<'a>(
         inside: None,
     };
     Ok(Supervisor::new(voice, signals, None, begun, around.keeping, around.dir.clone()).run())
+}
+
+/// The current directory, and the container with it; under the name that the shell has for it, too.
+///
+/// # Errors
+///
+/// [`ErrorKind::Usage`] if it would be in the way of the image's own folders.
+pub fn with_current(mut container: Container, runtime: Runtime) -> Result<(PathBuf, Container)> {
+    let here =
+        std::env::current_dir().map_err(|e| Error::os("cannot find the current directory", e))?;
+    if hides_the_image(&here) && runtime != Runtime::Shifter {
+        let what = format!("the host's {} would hide the container image's", here.display());
+        return Err(Error::new(ErrorKind::Usage, what).help("start from a folder of your own"));
+    }
+    add(&mut container, &here)?;
+    if let Some(name) = std::env::var_os("PWD").map(PathBuf::from)
+        && name.is_absolute()
+        && fs::canonicalize(&name).is_ok_and(|name| name == here)
+    {
+        add(&mut container, &name)?;
+    }
+    Ok((here, container))
+}
+
+/// Folders in which programs and libraries are, and those above them.
+fn hides_the_image(folder: &Path) -> bool {
+    const SYSTEM: [&str; 9] =
+        ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/var", "/opt", "/run", "/boot"];
+    const PARTS: [&str; 6] = ["bin", "sbin", "lib", "lib64", "share", "local"];
+    let under = |top: &str| folder.starts_with(top);
+    let parent_is_usr = folder.parent() == Some(Path::new("/usr"));
+    folder == Path::new("/")
+        || SYSTEM.iter().any(|system| folder == Path::new(system))
+        || parent_is_usr && PARTS.iter().any(|part| folder.ends_with(part))
+        || under("/etc")
+        || under("/proc")
+        || under("/sys")
+        || folder == Path::new("/dev")
+}
+
+/// The umask of this process (proc_pid_status(5); umask(2) would change it for a moment).
+pub fn umask() -> u32 {
+    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let told = text.lines().find_map(|line| line.strip_prefix("Umask:"));
+    told.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o022)
 }
 
 /// The arguments that every inside half gets.
@@ -247,4 +304,19 @@ fn needs_a_library(head: &[u8]) -> bool {
     let context = goblin::container::Ctx::default();
     let headers = goblin::elf::ProgramHeader::parse(head, start, count, context);
     headers.map_or(true, |headers| headers.iter().any(|header| header.p_type == PT_INTERP))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_that_are_the_images() {
+        for folder in ["/", "/usr", "/usr/lib", "/etc", "/etc/x", "/opt", "/dev", "/proc/1"] {
+            assert!(hides_the_image(Path::new(folder)), "{folder}");
+        }
+        for folder in ["/tmp", "/home/me", "/usr/workspace/me", "/opt/data", "/dev/shm", "/libs"] {
+            assert!(!hides_the_image(Path::new(folder)), "{folder}");
+        }
+    }
 }

@@ -45,6 +45,11 @@ pub fn look(runtime: Runtime, image: &str) -> Result<Known> {
             }
         },
         Runtime::Apptainer => {
+            if image.starts_with('/') && !Path::new(image).exists() {
+                let what = format!("there is no container image {image}");
+                return Err(Error::new(ErrorKind::NotFound, what)
+                    .help("it may have been moved: name it with --image"));
+            }
             let identity = sif(Path::new(image))?.unwrap_or_default();
             Ok(Known { identity, entrypoint: Vec::new() })
         }

@@ -16,7 +16,7 @@ use crate::control::client;
 use crate::control::protocol::{Event, kind_of};
 use crate::coordinator::wire::Stage;
 use crate::root::End;
-use crate::tree;
+use crate::{os, tree};
 
 /// How long the outside half may take to greet.
 const GREETING: Duration = Duration::from_secs(60);
@@ -42,7 +42,8 @@ impl Inside {
             let what = format!("cannot reach the launcher outside at {}", socket.display());
             Error::os(what, e).help(
                 "the checkpoint directory must be in the container, and the user inside the one \
-                 outside, or root of a rootless container",
+                 outside: --container-arg=--user=0 in a rootless container, --user=$(id -u) with \
+                 --userns=keep-id",
             )
         };
         let stream: UnixStream = client::connect(socket).map_err(|e| fail(e.into()))?;
@@ -53,7 +54,13 @@ impl Inside {
             ToInside::GiveUp { code, message } => Some(Err(refusal(*code, message))),
             _ => None,
         });
-        Ok(Self { line, welcome: heard?? })
+        let welcome = heard??;
+        if welcome.stdin != 0 {
+            let taken =
+                os::take_over(welcome.stdin).and_then(|fd| Ok(rustix::stdio::dup2_stdin(fd)?));
+            taken.map_err(|e| Error::os("cannot take over the launcher's stdin", e))?;
+        }
+        Ok(Self { line, welcome })
     }
 
     /// What this half is part of.
@@ -64,6 +71,11 @@ impl Inside {
     /// The connection itself.
     pub fn line(&mut self) -> &mut Line<ToInside> {
         &mut self.line
+    }
+
+    /// Whether words have been read that nobody has asked for yet.
+    pub fn has_words(&self) -> bool {
+        self.line.has_words()
     }
 
     /// What is to be polled.

@@ -24,6 +24,8 @@ pub struct Line<In> {
     input: Vec<u8>,
     words: VecDeque<In>,
     open: bool,
+    /// Nobody takes our words any more; those that lie there are heard all the same.
+    deaf: bool,
 }
 
 impl<In: DeserializeOwned> Line<In> {
@@ -34,7 +36,7 @@ impl<In: DeserializeOwned> Line<In> {
     /// When it cannot be prepared.
     pub fn new(stream: UnixStream) -> std::io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(Self { stream, input: Vec::new(), words: VecDeque::new(), open: true })
+        Ok(Self { stream, input: Vec::new(), words: VecDeque::new(), open: true, deaf: false })
     }
 
     /// Whether the other end is there.
@@ -42,26 +44,35 @@ impl<In: DeserializeOwned> Line<In> {
         self.open
     }
 
+    /// Whether words have been read that nobody has asked for yet: no poll tells of them.
+    pub fn has_words(&self) -> bool {
+        !self.words.is_empty()
+    }
+
     /// What is to be polled for input.
     pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         self.open.then(|| self.stream.as_fd())
     }
 
-    /// Says a word; an end that hears nothing any more is closed.
+    /// Says a word, if somebody is there to take it.
     pub fn say(&mut self, word: &impl Serialize) {
         let mut line = serde_json::to_vec(word).unwrap_or_default();
         line.push(b'\n');
         let deadline = Instant::now() + PATIENCE;
         let mut rest = line.as_slice();
-        while !rest.is_empty() && self.open {
+        while !rest.is_empty() && self.open && !self.deaf {
             match self.stream.write(rest) {
                 Ok(n) => rest = &rest[n..],
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    self.open = self.wait(PollFlags::OUT, deadline);
+                    self.deaf = !self.wait(PollFlags::OUT, deadline);
                 }
-                Err(_) => self.open = false,
+                Err(_) => self.deaf = true,
             }
+        }
+        if self.deaf {
+            // What lies there can still be read, and then comes the end.
+            let _ = self.stream.shutdown(std::net::Shutdown::Both);
         }
     }
 
@@ -153,6 +164,18 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Busy);
         drop(a);
         assert_eq!(b.await_word(soon, |&n| Some(n)).unwrap_err().kind(), ErrorKind::Gone);
+        assert!(!b.is_open());
+    }
+
+    #[test]
+    fn last_words_are_heard() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let (mut a, mut b) = (Line::<u32>::new(a).unwrap(), Line::<u32>::new(b).unwrap());
+        (1..=2).for_each(|n| a.say(&n));
+        drop(a);
+        // Nobody takes it.
+        b.say(&3);
+        assert_eq!((b.hear(), b.hear(), b.hear()), (Some(1), Some(2), None));
         assert!(!b.is_open());
     }
 }

@@ -10,6 +10,7 @@ use ckpt_core::capture::{Gate, Options, Report, Step};
 use ckpt_core::job::{Job, JobId};
 use ckpt_core::{Error, ErrorKind, Result};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use rustix::process::{Pid, WaitOptions};
 
@@ -17,8 +18,8 @@ use super::inside::refusal;
 use super::line::Line;
 use super::runtime::Runtime;
 use super::wire::{ToInside, ToOutside, Welcome};
-use crate::control::place;
 use crate::control::protocol::Event;
+use crate::control::{client, place};
 use crate::coordinator::wire::{Process, Stage};
 use crate::root::End;
 use crate::run;
@@ -28,6 +29,8 @@ use crate::tree;
 const PATIENCE: Duration = Duration::from_secs(3600);
 /// How long a container may take to end when it is told to, and again when it is made to.
 const GOODBYE: Duration = Duration::from_secs(20);
+/// Signals by which one ends a program.
+const ENDS: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGHUP];
 /// How long the answer to a simple question may take.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -46,6 +49,7 @@ impl Meeting {
     ///
     /// When no directory takes a socket.
     pub fn at(dir: &Path) -> Result<Self> {
+        clear(dir);
         let name = format!(".ckpt-outside-{}.sock", JobId::random());
         let path = dir.join(&name);
         let (path, bound) = match place::bind(&path) {
@@ -62,6 +66,19 @@ impl Meeting {
         };
         let listener = bound.map_err(fail)?;
         Ok(Self { path, listener })
+    }
+}
+
+/// Takes away the sockets of launchers that were killed before anybody met them.
+fn clear(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_one = name
+            .to_str()
+            .is_some_and(|name| name.starts_with(".ckpt-outside-") && name.ends_with(".sock"));
+        if is_one && client::connect(&entry.path()).is_err_and(|e| e == Errno::CONNREFUSED) {
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -98,6 +115,10 @@ pub struct Outside {
     expected: Option<String>,
     line: Option<Line<ToOutside>>,
     runs: bool,
+    /// Signals that came before there was a payload.
+    held: Vec<i32>,
+    /// The signal on which we have ended it before there was one.
+    given_up: Option<i32>,
     /// The payload's end.
     end: Option<End>,
     /// That of the runtime's process.
@@ -136,9 +157,21 @@ impl Outside {
         let child = command.spawn();
         let child = child.map_err(|e| Error::os(format!("cannot run {}", runtime.name()), e))?;
         let pid = child.id().cast_signed();
-        let (meeting, line) = (Some(meeting), None);
-        let (runs, end, ended) = (false, None, None);
-        Ok((Self { runtime, name, pid, meeting, welcome, expected, line, runs, end, ended }, pid))
+        let outside = Self {
+            runtime,
+            name,
+            pid,
+            meeting: Some(meeting),
+            welcome,
+            expected,
+            line: None,
+            runs: false,
+            held: Vec::new(),
+            given_up: None,
+            end: None,
+            ended: None,
+        };
+        Ok((outside, pid))
     }
 
     /// What is to be polled.
@@ -147,6 +180,13 @@ impl Outside {
             Some(line) => line.poll_fd(),
             None => self.meeting.as_ref().map(|meeting| meeting.listener.as_fd()),
         }
+    }
+
+    /// Whether there is something to hear, or to settle, of which no poll tells.
+    pub fn is_waiting(&self) -> bool {
+        self.line
+            .as_ref()
+            .is_some_and(|line| line.has_words() || !line.is_open() && self.ended.is_some())
     }
 
     /// Whether a terminal's signals reach the payload without us.
@@ -164,6 +204,7 @@ impl Outside {
                 ToOutside::Arrived { identity } => self.arrived(&identity),
                 ToOutside::Runs { name, generation, .. } => {
                     self.runs = true;
+                    std::mem::take(&mut self.held).into_iter().for_each(|it| self.signal(it));
                     return Some(Heard::Runs { name, generation });
                 }
                 ToOutside::Asked => return Some(Heard::Asked),
@@ -200,7 +241,8 @@ impl Outside {
             let (code, message) = (error.kind().exit_code(), error.to_string());
             return line.say(&ToInside::GiveUp { code, message });
         }
-        if !identity.is_empty() {
+        // Another runtime may have handed on a stray $SHIFTER_IMAGE.
+        if self.runtime == Runtime::Shifter && !identity.is_empty() {
             self.welcome.container.identity = identity.to_owned();
         }
         line.say(&ToInside::Welcome(Box::new(self.welcome.clone())));
@@ -252,13 +294,17 @@ impl Outside {
         }
     }
 
-    /// Passes a signal on.
+    /// Passes a signal on; one that comes before there is a payload waits for it. Should that be
+    /// too long for somebody who sends it twice, the container is ended.
     pub fn signal(&mut self, number: i32) {
         match &mut self.line {
-            Some(line) if line.is_open() && self.runs => line.say(&ToInside::Signal { number }),
-            // It is only about to begin.
-            None if self.pid > 0 => drop(crate::os::kill(self.pid, number)),
-            _ => {}
+            Some(line) if self.runs => line.say(&ToInside::Signal { number }),
+            _ if self.ended.is_some() => {}
+            _ if ENDS.contains(&number) && self.held.contains(&number) => {
+                self.given_up = Some(number);
+                self.kill_hard();
+            }
+            _ => self.held.push(number),
         }
     }
 
@@ -296,7 +342,14 @@ impl Outside {
             return end;
         }
         let (name, code) = (self.runtime.name(), end.exit_code());
+        if !self.runs
+            && let Some(number) = self.given_up
+        {
+            return End::Killed(number);
+        }
         if self.line.is_none() {
+            // Somebody may have killed the runtime's process, and not the container.
+            self.remove();
             let what = format!("{name} did not start our launcher in the container: status {code}");
             let help = match self.runtime {
                 Runtime::Shifter => {
@@ -309,7 +362,10 @@ impl Outside {
         match code {
             _ if !self.runs => End::NotBegun(code),
             85 | 86 => end,
-            129.. => End::Killed(i32::from(code - 128)),
+            129.. => {
+                tracing::warn!("the container was killed: {name} has status {code}");
+                End::Killed(i32::from(code - 128))
+            }
             _ => {
                 let what = format!("the container ended without a word: {name} has status {code}");
                 End::Lost(Error::new(ErrorKind::Gone, what))
@@ -332,16 +388,24 @@ impl Outside {
     }
 
     fn kill_hard(&mut self) {
+        self.remove();
+        // One that was only being made is not there to be removed, and will be there soon.
+        if !self.is_gone(if self.line.is_some() { GOODBYE } else { ANSWER }) {
+            let _ = crate::os::kill(self.pid, libc::SIGKILL);
+            self.is_gone(ANSWER);
+            self.remove();
+        }
+    }
+
+    /// Has the runtime take the container away.
+    fn remove(&self) {
         if self.runtime.is_family() {
             tree::kill_descendants();
         } else if let Ok(program) = self.runtime.program() {
             let mut command = Command::new(program);
-            command.args(["rm", "--force", "--time", "0", &self.name]).stdin(Stdio::null());
+            command.args(["rm", "--force", "--ignore", "--time", "0", &self.name]);
+            command.stdin(Stdio::null());
             let _ = run::run(&mut command, Instant::now() + GOODBYE);
-        }
-        if !self.is_gone(GOODBYE) {
-            let _ = crate::os::kill(self.pid, libc::SIGKILL);
-            self.is_gone(ANSWER);
         }
     }
 

@@ -41,6 +41,8 @@ pub struct Run<'a> {
     pub here: &'a Path,
     /// Whether the payload is to have our stdin.
     pub stdin: bool,
+    /// Our umask.
+    pub umask: u32,
     /// One of our programs, by its file name.
     pub program: &'a str,
     /// Its arguments.
@@ -94,6 +96,34 @@ impl Runtime {
         })
     }
 
+    /// Whether it keeps descriptors other than those that it is told of from its containers, and stdin
+    /// for itself.
+    pub fn keeps_descriptors(self) -> bool {
+        matches!(self, Self::Podman | Self::PodmanHpc)
+    }
+
+    /// Refuses arguments that are ours to give.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Usage`] for such a one.
+    pub fn allows(self, arguments: &[String]) -> Result<()> {
+        let ours: &[&str] = match self {
+            Self::Podman | Self::PodmanHpc => &["--entrypoint", "--name", "--detach", "-d"],
+            Self::Apptainer => &["--pwd", "--cwd"],
+            Self::Shifter => &["--image"],
+        };
+        let stray = arguments.iter().map(|argument| argument.split('=').next().unwrap_or_default());
+        match stray.into_iter().find(|option| ours.contains(option)) {
+            Some(option) => {
+                let what = format!("--container-arg={option}: that is for ckpt to say");
+                Err(Error::new(ErrorKind::Usage, what)
+                    .help("the command behind -- is what runs in the container, here"))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Whether its containers are processes of ours, in our process group: a terminal's signals reach
     /// them without our help.
     pub fn is_family(self) -> bool {
@@ -133,7 +163,15 @@ impl Runtime {
             words.extend(self::words(&["--volume", &bind]));
         }
         words.extend(self::words(&["--workdir", &self.name_of(run.here)?]));
-        words.extend(run.stdin.then(|| "--interactive".into()));
+        // A reader of podman's own would read ahead.
+        words.extend(run.stdin.then(|| "--preserve-fds=1".into()));
+        if !["--user", "-u"].iter().any(|it| says(&container.arguments, it)) {
+            // Ours, in the namespace of a rootless container, whatever the image says.
+            words.push("--user=0".into());
+        }
+        if !says(&container.arguments, "--umask") {
+            words.push(format!("--umask={:04o}", run.umask).into());
+        }
         words.extend(container.arguments.iter().map(Into::into));
         words.push(format!("--entrypoint={PROGRAMS}/{}", run.program).into());
         if container.identity.is_empty() {
@@ -169,10 +207,11 @@ impl Runtime {
 
     /// A folder's name, as it can stand in a list of binds.
     fn name_of(self, path: &Path) -> Result<String> {
-        let name = path.to_str().filter(|name| !name.contains([':', ',']));
+        let name = path.to_str().filter(|name| !name.contains([':', ',']) && !name.ends_with('\\'));
         name.map(str::to_owned).ok_or_else(|| {
             let what = format!("{} cannot be named to {}", path.display(), self.name());
-            Error::new(ErrorKind::Usage, what).help("use a folder without colon and comma")
+            Error::new(ErrorKind::Usage, what)
+                .help("use a folder without colon and comma, and no backslash at its end")
         })
     }
 }

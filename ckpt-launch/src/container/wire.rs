@@ -66,6 +66,9 @@ pub struct Welcome {
     pub container: Container,
     /// Whether the job is to end when the outside half is gone.
     pub ends_with_us: bool,
+    /// The descriptor that is to be the payload's stdin; 0 if that is in its place.
+    #[serde(default)]
+    pub stdin: i32,
 }
 
 /// From the inside half to the outside one.

@@ -39,12 +39,9 @@ pub fn run(
     judge(&facts, "jobs cannot be started in containers here")?;
 
     let dir = cli::absolute(dir)?;
-    let here =
-        std::env::current_dir().map_err(|e| Error::os("cannot find the current directory", e))?;
-    let (mut container, _) = enter::described(flags, runtime)?;
-    for folder in [&here, &dir] {
-        enter::add(&mut container, folder)?;
-    }
+    let (container, _) = enter::described(flags, runtime)?;
+    let (here, mut container) = enter::with_current(container, runtime)?;
+    enter::add(&mut container, &dir)?;
     let mut words: Vec<OsString> = vec!["doctor".into(), "--ckptdir".into(), dir.into()];
     words.extend(with.words());
     words.extend(talk.words().into_iter().map(Into::into));
@@ -54,8 +51,9 @@ pub fn run(
     }
     let programs = enter::programs()?;
     let name = format!("ckpt-doctor-{}", JobId::random());
-    let inside =
-        Run { programs: &programs, name: &name, here: &here, stdin: false, program: "ckpt", words };
+    let (program, stdin, umask) = ("ckpt", false, enter::umask());
+    let (programs, name, here) = (&programs, &name, &here);
+    let inside = Run { programs, name, here, stdin, umask, program, words };
     let mut inside = runtime.command(&container, &inside)?;
     tracing::info!(command = ?inside, "entering the container");
     let status = inside.stdin(Stdio::null()).status();

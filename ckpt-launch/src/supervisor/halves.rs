@@ -5,12 +5,13 @@ use ckpt_core::{Error, ErrorKind};
 use std::time::Instant;
 
 use super::Supervisor;
-use crate::container::inside::refusal;
+use crate::container::inside::{Inside, refusal};
 use crate::container::outside::Heard;
 use crate::container::wire::{ToInside, ToOutside};
 use crate::control::protocol::Event;
 use crate::control::server::Reply;
 use crate::coordinator::wire::Command;
+use crate::engine::Engine;
 use crate::root::{End, Stop};
 
 impl Supervisor<'_> {
@@ -18,6 +19,12 @@ impl Supervisor<'_> {
     pub(super) fn other_half(&mut self) -> Option<End> {
         self.inside_says();
         self.outside_says()
+    }
+
+    /// Whether words of the other half have been read on the way to another one.
+    pub(super) fn has_unheard_words(&self) -> bool {
+        let from_outside = self.inside.as_ref().is_some_and(Inside::has_words);
+        from_outside || matches!(&self.engine, Engine::Contained(outside) if outside.is_waiting())
     }
 
     /// The job's end, if it has come.
@@ -77,7 +84,15 @@ impl Supervisor<'_> {
                     outside.refuse(&error);
                 }
             }
-            _ => self.checkpoint(&mut []),
+            _ => {
+                self.checkpoint(&mut []);
+                // Who has heard of the failure inside has been answered.
+                if let Some(failure) = self.last_failure.clone()
+                    && let Some(outside) = self.engine.outside()
+                {
+                    outside.refuse(&Error::new(ErrorKind::Gone, failure));
+                }
+            }
         }
     }
 

@@ -173,6 +173,9 @@ impl<'a> Supervisor<'a> {
 
     /// Sleeps until something happens.
     fn wait(&self) -> Result<()> {
+        if self.has_unheard_words() {
+            return Ok(());
+        }
         let peer = self.peer.as_ref().and_then(Peer::due);
         let slurm = self.round.as_ref().and_then(Round::due);
         let due = [self.due, peer, slurm].into_iter().flatten().min();

@@ -8,6 +8,7 @@ fn line(runtime: Runtime, container: &Container, stdin: bool) -> String {
         name: "ckpt-1",
         here: Path::new("/scratch/me"),
         stdin,
+        umask: 0o27,
         program: "ckpt-launch",
         words: vec!["--inside".into(), "/scratch/me/s".into(), "--".into(), "./a.sh".into()],
     };
@@ -29,14 +30,17 @@ fn container(image: &str, identity: &str, arguments: &[&str]) -> Container {
 fn podman() {
     let expected = "run --rm --name ckpt-1 --network=host --env SLURM_* --env OMP_* \
          --volume /home/me/ckpt:/opt/ckpt:ro --volume /scratch/me:/scratch/me \
-         --volume /images:/images --workdir /scratch/me --interactive --gpu \
-         --entrypoint=/opt/ckpt/ckpt-launch me/app:1 --inside /scratch/me/s -- ./a.sh";
+         --volume /images:/images --workdir /scratch/me --preserve-fds=1 --user=0 \
+         --umask=0027 --gpu --entrypoint=/opt/ckpt/ckpt-launch me/app:1 --inside /scratch/me/s -- ./a.sh";
     let plain = container("me/app:1", "", &["--gpu"]);
     assert_eq!(line(Runtime::PodmanHpc, &plain, true), expected);
-    let known = container("me/app:1", "abc", &["--net", "none"]);
+    let arguments = ["--net", "none", "--user=1000", "--umask=0"];
+    let known = container("me/app:1", "abc", &arguments);
     let known = line(Runtime::Podman, &known, false);
     assert!(known.contains(" --pull=never abc --inside"), "{known}");
-    assert!(!known.contains("--network=host") && !known.contains("--interactive"), "{known}");
+    for ours in ["--network=host", "--preserve-fds", "--user=0", "--umask=00"] {
+        assert!(!known.contains(ours), "{known}");
+    }
 }
 
 #[test]
@@ -60,6 +64,14 @@ fn shifter() {
 }
 
 #[test]
+fn what_is_ours_to_say() {
+    let says = |runtime: Runtime, word: &str| runtime.allows(&["--gpu".into(), word.into()]);
+    assert_eq!(says(Runtime::Podman, "--name=x").unwrap_err().kind(), ErrorKind::Usage);
+    assert!(says(Runtime::PodmanHpc, "--entrypoint").is_err());
+    assert!(says(Runtime::Podman, "--names").is_ok() && says(Runtime::Shifter, "--name=x").is_ok());
+}
+
+#[test]
 fn folders_that_cannot_be_named() {
     let mut odd = container("x", "", &[]);
     odd.folders.push("/a:b".into());
@@ -68,6 +80,7 @@ fn folders_that_cannot_be_named() {
         name: "n",
         here: Path::new("/"),
         stdin: false,
+        umask: 0o22,
         program: "ckpt",
         words: Vec::new(),
     };
