@@ -53,6 +53,7 @@ pub const ALL: &[Payload] = &[
     new("faithful", Kind::C(&[])),
     new("unsupported", Kind::C(&[])),
     new("identity", Kind::C(&[])),
+    new("pause", Kind::C(&[])),
     new("dmtcp_api", Kind::C(&["-fPIC"])),
 ];
 

@@ -78,6 +78,16 @@ fn the_runtimes_process_is_killed() {
     let mut job = begun(&runtime, WAITS);
     job.reaches(1);
     job.until("its launcher inside", |job| job.ckpt("status").0 == Some(0));
+    // Before that, podman has not done with the start, and its monitor would give it up.
+    let locks = std::fs::read_dir(&job.images).expect("it is there").flatten();
+    let mut locks = locks.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let id =
+        locks.find_map(|it| Some(it.strip_prefix(".ckpt-")?.strip_suffix(".lock")?.to_owned()));
+    let name = format!("name=ckpt-{}", id.expect("it runs"));
+    job.until("podman's word", |_| {
+        let ps = ["ps", "--filter", &name, "--format", "{{.Status}}"];
+        said(runtime.command("podman").args(ps)).1.contains("Up ")
+    });
     descendants(job.pid()).into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
     // The launcher has noticed when it answers a request that goes through it.
     assert_eq!(job.ckpt("checkpoint").0, Some(0), "{}", job.logs());

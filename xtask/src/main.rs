@@ -1,4 +1,4 @@
-//! The README's commands: `cargo xtask demo`, `test`, `install`, `dist`.
+//! The README's commands: `cargo xtask demo`, `test`, `install`, `dist`; and `bench`.
 
 mod demo;
 mod dist;
@@ -16,7 +16,9 @@ usage: cargo xtask demo                    a job is checkpointed, killed, and fi
        cargo xtask install [--prefix DIR] [--dmtcp-names]
                                            the commands into DIR/bin [default: /usr/local]
        cargo xtask dist [--out DIR]        the commands in one folder for containers, and a tar
-                                           [default: target/dist]";
+                                           [default: target/dist]
+       cargo xtask bench [MIB]             whole checkpoints beside their rivals; the tables go into
+                                           docs/performance.md";
 
 /// What went wrong, in words.
 pub type Result<T = ()> = std::result::Result<T, String>;
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         ["demo"] => demo::run(),
         ["test", ref rest @ ..] => test::run(rest),
         ["dist", ref rest @ ..] => dist::run(rest),
+        ["bench", ref rest @ ..] => bench(rest),
         ["install", ref rest @ ..] => install::run(rest),
         _ => {
             eprintln!("{USAGE}");
@@ -41,6 +44,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn bench(words: &[&str]) -> Result {
+    must(cargo().args(["build", "--release", "-p", "ckpt-launch", "-p", "ckpt-restore"]))?;
+    must(
+        cargo()
+            .args(["run", "--release", "-q", "-p", "ckpt-benches", "--bin", "whole"])
+            .args(words),
+    )
 }
 
 /// The workspace's folder.

@@ -4,11 +4,14 @@ pub(crate) mod files;
 pub(crate) mod freeze;
 mod gate;
 mod numbers;
+mod pause;
 pub(crate) mod plan;
 pub(crate) mod processes;
 pub(crate) mod refuse;
 pub(crate) mod stream;
+mod twin;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -268,12 +271,23 @@ fn freeze_and_copy(
 
     let mut files = Collector::new();
     let mut plan = Plan::default();
-    let processes = processes::capture(&frozen, &launcher, &mut before, &mut files, &mut plan)?;
+    let mut processes = processes::capture(&frozen, &launcher, &mut before, &mut files, &mut plan)?;
     let last_number = numbers::last(&frozen);
+    tracing::debug!(since = ?stopped.elapsed(), "looked at");
     // The clocks last: what is left of a timer was read before, so none fires too early.
     let host = host(first);
     plan.contents(&mut files)?;
-    let (index, streamed) = stream::write(&plan, writer, options.level, options.workers, observer)?;
+    // One that is killed in the end need not go on soon.
+    let twins = match options.stop {
+        true => {
+            plan.look(&mut processes, |index| frozen.processes[index].pid)?;
+            None
+        }
+        false => pause::shorten(&mut plan, &frozen, &mut processes)?,
+    };
+    tracing::debug!(since = ?stopped.elapsed(), twins = twins.as_ref().map(HashMap::len), "copied");
+    let write = |plan: &Plan| stream::write(plan, writer, options.level, options.workers, observer);
+    let written = twins.is_none().then(|| write(&plan)).transpose()?;
     gate.pass(Step::Captured)?;
     let held = options.stop.then_some(frozen);
     job.standing.release();
@@ -281,6 +295,14 @@ fn freeze_and_copy(
     if held.is_none() {
         observer.event(Event::Released { frozen });
     }
+    let (index, streamed) = match written {
+        Some(written) => written,
+        None => {
+            twins.iter().try_for_each(|twins| pause::look(&mut plan, twins, &mut processes))?;
+            write(&plan)?
+        }
+    };
+    drop(twins);
     for warning in std::mem::take(&mut files.warnings) {
         observer.event(Event::Warning(warning));
     }

@@ -4,6 +4,8 @@
 //! those that cover a file's own.
 
 use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 
 use super::files::{Bytes, Collector, Place};
 use crate::error::{Error, Result};
@@ -11,7 +13,7 @@ use crate::kinds::memory::Backing;
 use crate::os::PAGE;
 use crate::os::maps::Map;
 use crate::os::pagemap::{Class, Pagemap, Run};
-use crate::snapshot::{Mapped, Object};
+use crate::snapshot::{Life, Mapped, Object, Process};
 
 /// A stretch of bytes to be read from one source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,34 +30,150 @@ pub(crate) struct Extent {
     pub(crate) at: u64,
     /// Zero pages are stored, too: what they are written to at a restart is not empty.
     pub(crate) keep_zeroes: bool,
+    /// A fork of the process has the same bytes.
+    pub(crate) is_private: bool,
+}
+
+/// Where bytes are read from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// A file, or a process' memory.
+    File(File),
+    /// A copy that has been made already.
+    Held(Vec<u8>),
+}
+
+impl Source {
+    /// As pread(2).
+    pub(crate) fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<usize> {
+        match self {
+            Self::File(file) => file.read_at(into, at),
+            Self::Held(bytes) => {
+                let from = bytes.get(at as usize..).unwrap_or_default();
+                let length = from.len().min(into.len());
+                into[..length].copy_from_slice(&from[..length]);
+                Ok(length)
+            }
+        }
+    }
 }
 
 /// What is to be read.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     pub(crate) extents: Vec<Extent>,
-    pub(crate) sources: Vec<File>,
+    pub(crate) sources: Vec<Source>,
+    /// The processes, as seen from here, and which source is whose memory.
+    pub(crate) memories: Vec<(i32, u32)>,
+    /// What has not been looked at yet.
+    pub(crate) later: Vec<Stretch>,
+    /// The memory of processes' copies, and which source each is to take the place of.
+    pub(crate) twins: Vec<(u32, File)>,
     /// Populated bytes that need no storing.
     pub(crate) skipped: u64,
+}
+
+/// Private memory of an area that is looked at later, in a twin of its process.
+#[derive(Debug)]
+pub(crate) struct Stretch {
+    /// The process' index.
+    pub(crate) process: usize,
+    /// The area's index.
+    area: usize,
+    start: u64,
+    end: u64,
+    on_file: bool,
+}
+
+impl Stretch {
+    /// From where to where.
+    pub(crate) fn range(&self) -> (u64, u64) {
+        (self.start, self.end)
+    }
 }
 
 /// The plan for one process' memory.
 pub(crate) struct Pages<'a> {
     plan: &'a mut Plan,
     pagemap: Pagemap,
-    object: Object,
+    index: u32,
     source: u32,
+    /// Whether a walk over its private pages takes long enough to be put off.
+    is_large: bool,
 }
 
 impl Plan {
-    /// Begins with process `pid`, the `index`-th of the snapshot.
-    pub(crate) fn process(&mut self, pid: i32, index: u32) -> Result<Pages<'_>> {
+    /// Begins with process `pid`, the `index`-th of the snapshot; `is_large` puts the walk over its
+    /// private pages off ([`Self::look`]).
+    pub(crate) fn process(&mut self, pid: i32, index: u32, is_large: bool) -> Result<Pages<'_>> {
         let path = format!("/proc/{pid}/mem");
         let memory = File::open(&path).map_err(|e| Error::os(format!("cannot open {path}"), e))?;
-        self.sources.push(memory);
-        let source = self.sources.len() as u32 - 1;
+        let source = self.add(Source::File(memory));
+        self.memories.push((pid, source));
         let pagemap = Pagemap::open(pid)?;
-        Ok(Pages { plan: self, pagemap, object: Object::Memory(index), source })
+        Ok(Pages { plan: self, pagemap, index, source, is_large })
+    }
+
+    /// Looks at what was put off: in the process with the number `pid` gives, by index.
+    pub(crate) fn look(
+        &mut self,
+        processes: &mut [Process],
+        pid: impl Fn(usize) -> i32,
+    ) -> Result<()> {
+        let mut open: Option<(usize, Pagemap)> = None;
+        for stretch in std::mem::take(&mut self.later) {
+            let Stretch { process, area, start, end, on_file } = stretch;
+            let pagemap = match open.take() {
+                Some((known, pagemap)) if known == process => pagemap,
+                _ => Pagemap::open(pid(process))?,
+            };
+            let source = self.memories.get(process).map_or(0, |&(_, source)| source);
+            let whose = (process as u32, source);
+            let guards = self.private(&pagemap, whose, (start, end), (on_file, true))?;
+            if let Life::Alive(live) = &mut processes[process].life {
+                live.space.areas[area].guards = guards;
+            }
+            open = Some((process, pagemap));
+        }
+        Ok(())
+    }
+
+    /// Adds the private pages of a range, and returns its guard regions.
+    fn private(
+        &mut self,
+        pagemap: &Pagemap,
+        (index, source): (u32, u32),
+        (start, end): (u64, u64),
+        (keep_zeroes, is_private): (bool, bool),
+    ) -> Result<Vec<(u64, u64)>> {
+        let object = Object::Memory(index);
+        let mut guards = Vec::new();
+        for Run { start, end, class } in pagemap.runs(start, end)? {
+            match class {
+                Class::Data => {
+                    let (address, length, at) = (start, end - start, start);
+                    self.extents.push(Extent {
+                        object,
+                        address,
+                        length,
+                        source,
+                        at,
+                        keep_zeroes,
+                        is_private,
+                    });
+                }
+                Class::Guard => guards.push((start, end)),
+                // A clean page of the file, or of a nameless file that is saved by itself.
+                Class::File | Class::Zero => self.skipped += end - start,
+            }
+        }
+        Ok(guards)
+    }
+
+    /// Adds a source, and gives its index.
+    pub(crate) fn add(&mut self, source: Source) -> u32 {
+        self.sources.push(source);
+        self.sources.len() as u32 - 1
     }
 
     /// Adds the nameless files. Those that are only mapped are read through a process' memory:
@@ -66,9 +184,7 @@ impl Plan {
             match source {
                 Bytes::File(fd) => {
                     let size = files.contents[index].size;
-                    self.sources.push(File::from(fd));
-                    let source = self.sources.len() as u32 - 1;
-                    self.file(object, source, size)?;
+                    self.file(object, File::from(fd), size)?;
                 }
                 Bytes::Mapped(places) => self.mapped(object, places)?,
             }
@@ -85,8 +201,7 @@ impl Plan {
             let path = format!("/proc/{}/mem", place.pid);
             let memory =
                 File::open(&path).map_err(|e| Error::os(format!("cannot open {path}"), e))?;
-            self.sources.push(memory);
-            let source = self.sources.len() as u32 - 1;
+            let source = self.add(Source::File(memory));
             let (start, end) = (place.start, place.start + place.length);
             let mut readable = match place.resident {
                 Some(resident) => resident,
@@ -106,8 +221,10 @@ impl Plan {
             for (from, to) in parts {
                 let (address, length) = (from, to - from);
                 let at = from - place.offset + start;
-                let keep_zeroes = false;
-                self.extents.push(Extent { object, address, length, source, at, keep_zeroes });
+                let (keep_zeroes, is_private) = (false, false);
+                let extent =
+                    Extent { object, address, length, source, at, keep_zeroes, is_private };
+                self.extents.push(extent);
             }
             // What a shared mapping shows and is not in memory is zero: nobody else need look.
             if place.shared {
@@ -118,27 +235,30 @@ impl Plan {
     }
 
     /// The parts of a file that hold data (`SEEK_DATA`).
-    fn file(&mut self, object: Object, source: u32, size: u64) -> Result<()> {
+    fn file(&mut self, object: Object, file: File, size: u64) -> Result<()> {
+        let source = self.sources.len() as u32;
         let mut at = 0;
         while at < size {
-            let file = &self.sources[source as usize];
-            let start = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
+            let start = match rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(at)) {
                 Ok(start) => start,
                 // No more data behind this.
                 Err(rustix::io::Errno::NXIO) => break,
                 Err(e) => return Err(Error::os("cannot find the data of a nameless file", e)),
             };
-            let end = rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(start)).unwrap_or(size);
+            let end = rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(start)).unwrap_or(size);
             let end = end.min(size);
             if start >= end {
                 break;
             }
             let length = end - start;
-            let (address, keep_zeroes) = (start, false);
-            let extent = Extent { object, address, length, source, at: start, keep_zeroes };
+            let (address, keep_zeroes, is_private) = (start, false, false);
+            let at_start = start;
+            let extent =
+                Extent { object, address, length, source, at: at_start, keep_zeroes, is_private };
             self.extents.push(extent);
             at = end;
         }
+        self.add(Source::File(file));
         Ok(())
     }
 
@@ -156,14 +276,16 @@ fn without(ranges: &[(u64, u64)], (from, to): (u64, u64)) -> Vec<(u64, u64)> {
 }
 
 impl Pages<'_> {
-    /// Adds what must be saved of one mapping, and returns its guard regions.
+    /// Adds what must be saved of one mapping, the `area`-th of its process, and returns its guard
+    /// regions as far as they are known.
     pub(crate) fn area(
         &mut self,
+        area: usize,
         map: &Map,
         backing: Backing,
         mapped: &[Mapped],
+        flags: &[[u8; 2]],
     ) -> Result<Vec<(u64, u64)>> {
-        let mut guards = Vec::new();
         if map.shared {
             // A nameless file is saved by itself. A named one that the job writes through its
             // memory goes on changing after the checkpoint: all of it is kept.
@@ -172,27 +294,30 @@ impl Pages<'_> {
             {
                 let size = mapped[index as usize].file.size;
                 let inside = size.saturating_sub(map.offset).next_multiple_of(PAGE);
-                self.push(map.start, map.end.min(map.start + inside), true);
+                self.whole(map.start, map.end.min(map.start + inside));
             }
-            return Ok(guards);
+            return Ok(Vec::new());
         }
+        // MADV_DONTFORK, MADV_WIPEONFORK.
+        let forks = !flags.contains(b"dc") && !flags.contains(b"wf");
         let on_file = backing != Backing::Anonymous;
-        for Run { start, end, class } in self.pagemap.runs(map.start, map.end)? {
-            match class {
-                Class::Data => self.push(start, end, on_file),
-                Class::Guard => guards.push((start, end)),
-                // A clean page of the file, or of a nameless file that is saved by itself.
-                Class::File | Class::Zero => self.plan.skipped += end - start,
-            }
+        let (start, end) = (map.start, map.end);
+        if self.is_large && forks {
+            let process = self.index as usize;
+            self.plan.later.push(Stretch { process, area, start, end, on_file });
+            return Ok(Vec::new());
         }
-        Ok(guards)
+        let whose = (self.index, self.source);
+        self.plan.private(&self.pagemap, whose, (start, end), (on_file, forks))
     }
 
-    fn push(&mut self, start: u64, end: u64, keep_zeroes: bool) {
+    /// Adds all bytes of a range that is shared with a file.
+    fn whole(&mut self, start: u64, end: u64) {
         if start < end {
-            let (object, source) = (self.object, self.source);
-            let (address, length) = (start, end - start);
-            let extent = Extent { object, address, length, source, at: start, keep_zeroes };
+            let (object, source) = (Object::Memory(self.index), self.source);
+            let (address, length, at) = (start, end - start, start);
+            let (keep_zeroes, is_private) = (true, false);
+            let extent = Extent { object, address, length, source, at, keep_zeroes, is_private };
             self.plan.extents.push(extent);
         }
     }

@@ -3,12 +3,10 @@
 //! Each worker takes the next stretch of the plan, reads it into its own buffer, closes up the
 //! zero pages, and appends what is left as one block. Memory is bounded by one block a worker.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use super::plan::{Extent, Plan};
+use super::plan::{Extent, Plan, Source};
 use crate::error::{Error, Result};
 use crate::image::{Packer, Writer};
 use crate::os::PAGE;
@@ -133,7 +131,7 @@ impl Shared<'_> {
 }
 
 /// Reads an extent; what lies behind the end of a mapped or shortened file is left out.
-fn read_whole(source: &File, extent: &Extent, into: &mut [u8]) -> Result<usize> {
+pub(crate) fn read_whole(source: &Source, extent: &Extent, into: &mut [u8]) -> Result<usize> {
     let mut done = 0;
     while done < into.len() {
         match source.read_at(&mut into[done..], extent.at + done as u64) {
@@ -193,7 +191,8 @@ mod tests {
 
     fn extent(address: u64, length: u64) -> Extent {
         let (object, at) = (Object::Memory(0), address);
-        Extent { object, address, length, source: 0, at, keep_zeroes: false }
+        let (source, keep_zeroes, is_private) = (0, false, true);
+        Extent { object, address, length, source, at, keep_zeroes, is_private }
     }
 
     #[test]

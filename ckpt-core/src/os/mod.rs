@@ -10,6 +10,7 @@ pub(crate) mod clock;
 pub(crate) mod cpu;
 pub(crate) mod elf;
 pub(crate) mod fds;
+pub(crate) mod headroom;
 pub(crate) mod maps;
 pub(crate) mod mem;
 pub(crate) mod numbers;

@@ -61,6 +61,10 @@ pub(crate) fn seize(tid: pid_t, options: c_int) -> io::Result<()> {
     request(libc::PTRACE_SEIZE, tid, number(0), number(options as usize)).map(drop)
 }
 
+pub(crate) fn set_options(tid: pid_t, options: c_int) -> io::Result<()> {
+    request(libc::PTRACE_SETOPTIONS, tid, number(0), number(options as usize)).map(drop)
+}
+
 pub(crate) fn interrupt(tid: pid_t) -> io::Result<()> {
     request(libc::PTRACE_INTERRUPT, tid, number(0), number(0)).map(drop)
 }

@@ -10,6 +10,7 @@
 //! remembered and put back.
 
 use std::cell::Cell;
+use std::time::{Duration, Instant};
 
 use libc::user_regs_struct;
 
@@ -17,9 +18,11 @@ use super::PAGE;
 use super::maps::{Kind, Map};
 use super::mem::Memory;
 use super::ptrace::{self, Status};
-use super::tracee::{Step, Stopped, gone};
+use super::tracee::{Halt, Running, Step, Stopped, gone};
 use crate::error::{Error, ErrorKind, Result};
 
+/// How long a new child may take to its first stop.
+const CHILD: Duration = Duration::from_secs(10);
 /// Room for the stub at the end of the vDSO, bytes.
 const STUB_ROOM: u64 = 256;
 
@@ -71,8 +74,17 @@ pub(crate) fn erase_stub(vdso: &mut [u8]) {
     }
 }
 
+/// What a stub does with a system call that has returned 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Zero {
+    /// It is a result like any other.
+    Result,
+    /// It is a new child's, which ends.
+    Child,
+}
+
 /// The stub for a task with these registers and this signal mask.
-fn stub(registers: &user_regs_struct, mask: u64) -> Vec<u8> {
+fn stub(registers: &user_regs_struct, mask: u64, zero: Zero) -> Vec<u8> {
     let mut back = *registers;
     // An interrupted system call is begun again, as the kernel would have done.
     if (back.orig_rax as i64) >= 0 {
@@ -116,6 +128,10 @@ fn stub(registers: &user_regs_struct, mask: u64) -> Vec<u8> {
     // The stack pointer comes back before the signals do: a handler may run right then. Behind
     // popfq nothing touches the flags.
     let mut code = vec![0x0f, 0x05]; // syscall
+    if zero == Zero::Child {
+        code.extend([0x85, 0xc0, 0x75, 9]); // test eax, eax; jnz over the rest
+        code.extend([0x31, 0xff, 0xb8, 60, 0, 0, 0, 0x0f, 0x05]); // exit(0)
+    }
     code.extend(relative(&code, &[0x48, 0x8d, 0x25], data + 8)); // lea rsp, [flags]
     code.push(0x9d); // popfq
     code.extend([0x48, 0xbc]);
@@ -158,7 +174,7 @@ impl<'a> Remote<'a> {
         let mask = ptrace::signal_mask(tid).map_err(|e| task.failed("read the signal mask", e))?;
         let rseq_section = rseq_section(tid, memory);
         if site.whole {
-            memory.write_all(site.address, &stub(&saved, mask))?;
+            memory.write_all(site.address, &stub(&saved, mask, Zero::Result))?;
         }
         let message = Cell::new(0);
         let site_cell = Cell::new(site);
@@ -175,6 +191,13 @@ impl<'a> Remote<'a> {
         // The registers first: from here on the stub restores everything if we die.
         task.set_registers(&remote.loaded(libc::SYS_getpid, &[]))?;
         ptrace::set_signal_mask(tid, !0).map_err(|e| task.failed("block the signals", e))?;
+        Ok(remote)
+    }
+
+    /// Borrows a task that never runs by itself: it is left as it is at the end.
+    pub(crate) fn over(task: &'a Stopped, memory: &'a Memory, site: Site) -> Result<Self> {
+        let mut remote = Self::become_(task, memory, site, task.registers()?, !0, None)?;
+        remote.borrowed = false;
         Ok(remote)
     }
 
@@ -232,6 +255,35 @@ impl<'a> Remote<'a> {
     /// The number of the task that the last call made (`PTRACE_GETEVENTMSG`), as seen from here.
     pub(crate) fn event_message(&self) -> u64 {
         self.message.get()
+    }
+
+    /// Has the task make a child by clone(2) with these flags, which stands before its first
+    /// instruction; gives its number as the task sees it, too. Should we die on the way, the child
+    /// ends and the task goes on. The child is killed with its tracer only by `options`.
+    pub(crate) fn clone_child(&self, flags: u64, options: i32) -> Result<(u64, Stopped)> {
+        let (tid, site) = (self.task.tid(), self.site.get());
+        let set = |options| {
+            let set = ptrace::set_options(tid, libc::PTRACE_O_TRACESYSGOOD | options);
+            set.map_err(|e| self.task.failed("set the options for tracing", e))
+        };
+        let write = |zero| match site.whole {
+            true => self.memory.write_all(site.address, &stub(&self.saved, self.mask, zero)),
+            false => Ok(()),
+        };
+        write(Zero::Child)?;
+        set(libc::PTRACE_O_TRACECLONE | options)?;
+        let made = self.try_call("make a copy", libc::SYS_clone, &[flags, 0, 0, 0, 0]);
+        set(options)?;
+        write(Zero::Result)?;
+        let number = made?;
+        let child = Running::attached(self.event_message() as i32);
+        match child.halt(Instant::now() + CHILD)? {
+            Halt::Stopped(stopped) => Ok((number, stopped.hold())),
+            Halt::Gone | Halt::Late(_) => {
+                let what = format!("a new child of task {tid} did not come to a stop");
+                Err(Error::new(ErrorKind::Internal, what))
+            }
+        }
     }
 
     /// Makes a call from which the task does not come back.
@@ -378,6 +430,10 @@ mod tests {
     fn the_stub_fits_its_room() {
         // SAFETY: user_regs_struct is plain integers, for which zero is a value.
         let registers: user_regs_struct = unsafe { std::mem::zeroed() };
-        assert_eq!(stub(&registers, 0).len() as u64, STUB_ROOM);
+        for zero in [Zero::Result, Zero::Child] {
+            let code = stub(&registers, 0, zero);
+            assert_eq!(code.len() as u64, STUB_ROOM);
+            assert_eq!(code[STUB_ROOM as usize - 25], 0xcc, "code and data overlap");
+        }
     }
 }

@@ -50,7 +50,7 @@ impl Running {
     ///
     /// It is traced by somebody else, or we may not.
     pub(crate) fn seize(tid: pid_t) -> Result<Option<Self>> {
-        let mut tries = 0;
+        let (mut tries, mut waited) = (0, false);
         loop {
             match ptrace::seize(tid, libc::PTRACE_O_TRACESYSGOOD) {
                 Ok(()) => return Ok(Some(Self { tid, armed: true })),
@@ -62,12 +62,22 @@ impl Running {
                 }
                 // One that has just taken the number of a dead leader (execve(2) in a thread).
                 Err(_) if tries == 0 => tries += 1,
+                // The thread of a freeze before this one may still be on its way out: whoever waits
+                // for a thread's end is woken before the kernel lets go of its tracees.
+                Err(_) if tries < 1000 && is_a_thread_of_ours(super::proc::tracer(tid)) => {
+                    tries += 1;
+                    waited = true;
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                Err(_) if std::mem::take(&mut waited) => {}
                 Err(e) if super::proc::tracer(tid) == gettid() => {
                     let what = format!("task {tid} has become another by execve");
                     return Err(Error::new(ErrorKind::Disturbed, what).source(e));
                 }
                 Err(e) => {
-                    return Err(Error::os(format!("cannot trace task {tid}"), e).help(
+                    let by = super::proc::tracer(tid);
+                    let by = if by > 0 { format!(", which {by} traces") } else { String::new() };
+                    return Err(Error::os(format!("cannot trace task {tid}{by}"), e).help(
                         "a debugger or strace may hold it, or the process is not dumpable or not \
                          yours",
                     ));
@@ -136,6 +146,10 @@ impl Running {
     }
 }
 
+fn is_a_thread_of_ours(tid: pid_t) -> bool {
+    tid != gettid() && std::path::Path::new(&format!("/proc/self/task/{tid}")).exists()
+}
+
 fn gettid() -> pid_t {
     rustix::thread::gettid().as_raw_nonzero().get()
 }
@@ -161,6 +175,14 @@ impl Stopped {
     pub(crate) fn hold(mut self) -> Self {
         self.armed = false;
         self
+    }
+
+    /// Ends the process, which does not run another instruction, and hears of its end.
+    pub(crate) fn kill(mut self) {
+        self.armed = false;
+        super::spawn::kill(self.tid, libc::SIGKILL);
+        while !matches!(ptrace::wait(self.tid, true), Ok(Some(Status::Ended(_))) | Err(_)) {}
+        ptrace::bury(self.tid);
     }
 
     /// Lets the task go on, untraced.

@@ -1,0 +1,134 @@
+//! What the job must stand still for: a copy of little memory, or twins from which much is read later.
+//!
+//! Twins ([`Twin`]) are of no use for memory that is shared or that a fork leaves out, and none is
+//! made where its pages would not fit if the job wrote to all of them. Then the job stands until
+//! everything is read.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use super::freeze::Frozen;
+use super::plan::{Plan, Source};
+use super::processes::private_bytes;
+use super::stream::read_whole;
+use super::twin::Twin;
+use crate::error::{Error, ErrorKind, Result};
+use crate::os::{headroom, maps};
+use crate::snapshot::Process;
+
+/// The bytes that are copied in the pause, at most.
+const HELD: u64 = 64 << 20;
+/// What must stay free for others.
+const RESERVE: u64 = 64 << 20;
+
+/// Makes the plan independent of the frozen job; gives the twins that it reads from then, by process,
+/// or nothing if the job must stand still for the whole of it. What was put off is looked at then.
+///
+/// # Errors
+///
+/// The memory cannot be read.
+pub(crate) fn shorten(
+    plan: &mut Plan,
+    frozen: &Frozen,
+    processes: &mut [Process],
+) -> Result<Option<HashMap<usize, Twin>>> {
+    let large: BTreeSet<usize> = plan.later.iter().map(|stretch| stretch.process).collect();
+    let twins = match obstacle(plan, processes, &large) {
+        Some(why) => {
+            tracing::info!("the job stands still until all is read: {why}");
+            None
+        }
+        None => match made(plan, frozen, &large) {
+            Ok(twins) => Some(twins),
+            Err(error) => {
+                plan.twins.clear();
+                tracing::info!(%error, "the job stands still until all is read: no copy of it");
+                None
+            }
+        },
+    };
+    match &twins {
+        Some(_) => hold(plan)?,
+        None => plan.look(processes, |index| frozen.processes[index].pid)?,
+    }
+    Ok(twins)
+}
+
+/// Looks at what was put off, in the twins.
+///
+/// # Errors
+///
+/// [`ErrorKind::Busy`] if a twin has not what its process had: the job has advised the kernel so
+/// (madvise(2)) after its areas' flags were read.
+pub(crate) fn look(
+    plan: &mut Plan,
+    twins: &HashMap<usize, Twin>,
+    processes: &mut [Process],
+) -> Result<()> {
+    for (&index, twin) in twins {
+        let wiped = |flags: &Vec<[u8; 2]>| flags.contains(b"wf");
+        let flags = maps::flags(twin.pid())?;
+        let whole = flags.iter().filter(|(_, flags)| !wiped(flags));
+        let whole: HashSet<(u64, u64)> = whole.map(|(&(start, end, ..), _)| (start, end)).collect();
+        let mut its = plan.later.iter().filter(|stretch| stretch.process == index);
+        if let Some(lost) = its.find(|it| !whole.contains(&it.range())) {
+            let what =
+                format!("the memory at {:#x} is not in a copy of the process", lost.range().0);
+            return Err(Error::new(ErrorKind::Busy, what).help("try again"));
+        }
+    }
+    plan.look(processes, |index| twins.get(&index).map_or(0, Twin::pid))
+}
+
+/// Makes a twin of each large process.
+fn made(plan: &mut Plan, frozen: &Frozen, large: &BTreeSet<usize>) -> Result<HashMap<usize, Twin>> {
+    let mut twins = HashMap::new();
+    for &index in large {
+        let twin = Twin::of(&frozen.processes[index])?;
+        plan.twins.push((plan.memories[index].1, twin.memory()?));
+        twins.insert(index, twin);
+    }
+    Ok(twins)
+}
+
+/// Why the job must stand still for all of it.
+fn obstacle(plan: &Plan, processes: &[Process], large: &BTreeSet<usize>) -> Option<&'static str> {
+    if plan.total() > HELD {
+        return Some("it shares too much memory");
+    }
+    if large.is_empty() {
+        return None;
+    }
+    let is_subreaper =
+        |process: &Process| process.live().is_some_and(|live| live.attributes.subreaper);
+    if processes.iter().any(is_subreaper) {
+        return Some("a copy would fall to its own subreaper");
+    }
+    let pids = large.iter().map(|&index| plan.memories[index].0);
+    let copied: u64 = pids.clone().map(private_bytes).sum();
+    let left = pids.map(headroom::left).min().unwrap_or_default();
+    if left < copied.saturating_add(RESERVE) {
+        return Some("there is no room for a copy");
+    }
+    None
+}
+
+/// Copies what is not read from a twin, and lets the plan read these instead.
+fn hold(plan: &mut Plan) -> Result<()> {
+    let mut copy = Vec::new();
+    let source = plan.sources.len() as u32;
+    for extent in &mut plan.extents {
+        let start = copy.len();
+        copy.resize(start + extent.length as usize, 0);
+        let room = &mut copy[start..];
+        let got = read_whole(&plan.sources[extent.source as usize], extent, room)?;
+        // What lies behind the end of a file.
+        copy.truncate(start + got);
+        extent.length = got as u64;
+        (extent.source, extent.at) = (source, start as u64);
+    }
+    plan.add(Source::Held(copy));
+    for (source, file) in std::mem::take(&mut plan.twins) {
+        plan.sources[source as usize] = Source::File(file);
+    }
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! The job runs on while its memory is read from a copy-on-write twin, and cannot tell.
+
+use ckpt_tests::{From, Run, User, payload, undisturbed};
+
+/// Takes the payload through checkpoints, kills and restarts; what the first launcher said.
+fn comes_back(with: &'static [(&'static str, &'static str)], user: &User) -> String {
+    let payload = payload("pause").with(with);
+    let expected = undisturbed(payload, user);
+    assert!(!expected.output.contains("WRONG"), "{}", expected.output);
+    let mut run = Run::start(payload, user);
+    let mut said = String::new();
+    for round in 1..=3 {
+        assert!(run.reaches(expected.steps() * round / 5) && run.answers());
+        run.checkpoint().unwrap_or_else(|e| panic!("status {}: {}", e.status, e.message));
+        said.push_str(&run.log());
+        run.kill();
+        run.restore(From::Directory);
+    }
+    run.end().must_equal(&expected);
+    said
+}
+
+const STANDS: &str = "the job stands still until all is read";
+
+#[test]
+fn what_a_fork_has_and_what_not() {
+    for user in [User::root(), Some(User::ordinary())].into_iter().flatten() {
+        let said = comes_back(&[("WITH", "plain")], &user);
+        assert!(!said.contains(STANDS), "{said}");
+    }
+}
+
+/// A copy would be an orphan in the job's own care.
+#[test]
+fn a_subreaper_is_copied_as_it_stands() {
+    let said = comes_back(&[("WITH", "subreaper")], &User::ordinary());
+    assert!(said.contains(STANDS) && said.contains("subreaper"), "{said}");
+}
+
+/// One checkpoint right after the other: none finds the one before's twin.
+#[test]
+fn nothing_is_left_to_the_next_one() {
+    for user in [User::root(), Some(User::ordinary())].into_iter().flatten() {
+        let payload = payload("pause").with(&[("WITH", "plain"), ("STEPS", "800")]);
+        let expected = undisturbed(payload, &user);
+        let mut run = Run::start(payload, &user);
+        assert!(run.reaches(3) && run.answers());
+        run.checkpoint().unwrap_or_else(|e| panic!("status {}: {}", e.status, e.message));
+        run.kill();
+        run.restore(From::Directory);
+        assert!(run.answers());
+        for _ in 0..20 {
+            run.checkpoint().unwrap_or_else(|e| panic!("status {}: {}", e.status, e.message));
+        }
+        let log = run.log();
+        let frozen: Vec<&str> =
+            log.lines().filter(|line| line.contains(" frozen processes=")).collect();
+        assert!(frozen.len() >= 20, "{log}");
+        assert!(frozen.iter().all(|line| line.contains("processes=1 tasks=2")), "{log}");
+        run.end().must_equal(&expected);
+    }
+}
