@@ -88,7 +88,8 @@ fn the_runtimes_process_is_killed() {
         let ps = ["ps", "--filter", &name, "--format", "{{.Status}}"];
         said(runtime.command("podman").args(ps)).1.contains("Up ")
     });
-    descendants(job.pid()).into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
+    // The child first: from its parent's death it would make a SIGTERM for the job.
+    descendants(job.pid()).into_iter().rev().for_each(|pid| signal(pid, Signal::SIGKILL));
     // The launcher has noticed when it answers a request that goes through it.
     assert_eq!(job.ckpt("checkpoint").0, Some(0), "{}", job.logs());
     File::create(job.path("go")).expect("the folder is ours");
