@@ -88,7 +88,12 @@ impl Contained {
         container.runtime = runtime.name().to_owned();
         container.folders.retain(|folder| std::path::Path::new(folder).is_dir());
         let name = container.image.clone();
-        let (program, words, here) = ("ckpt-restore", words(args), dir.clone());
+        // Of one that no image describes the current folder is part, as at a launch.
+        let here = match container.folders.is_empty() {
+            true => enter::with_current(&mut container, runtime)?,
+            false => dir.clone(),
+        };
+        let (program, words) = ("ckpt-restore", words(args));
         let seen = vec![images];
         let inner = Inner { program, words, job, name, generation, here, seen };
         let (keeping, backend, talk) = (&args.keeping, &args.engine, &args.talk);

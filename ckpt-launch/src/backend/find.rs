@@ -50,8 +50,9 @@ pub fn find(named: Option<&Path>) -> Result<Found> {
     match version.filter(|_| said.status.success()) {
         Some(version) => Ok(Found { version: version.to_owned(), bin }),
         None => {
-            let what = format!("{} does not tell its version", bin.join("dmtcp_launch").display());
-            Err(missing(what))
+            let program = bin.join("dmtcp_launch");
+            let last = said.text.lines().last().unwrap_or("it says nothing");
+            Err(missing(format!("{} does not tell its version ({last})", program.display())))
         }
     }
 }

@@ -76,7 +76,7 @@ pub fn launch<'a>(
     round: Option<(Round<'a>, Signals)>,
 ) -> Result<u8, Failure> {
     let dir = checkpoint_directory(&args.place.directory()).map_err(ordinary)?;
-    let (container, entrypoint) = described(&args.container, runtime).map_err(ordinary)?;
+    let (mut container, entrypoint) = described(&args.container, runtime).map_err(ordinary)?;
     let [program, ..] = args.command.as_slice() else {
         return Err(ordinary(Error::new(ErrorKind::Usage, "there is no COMMAND")));
     };
@@ -95,7 +95,7 @@ pub fn launch<'a>(
     words.extend(entrypoint.into_iter().map(OsString::from));
     words.extend(args.command.iter().cloned());
     let job = JobId::random();
-    let (here, container) = with_current(container, runtime).map_err(ordinary)?;
+    let here = with_current(&mut container, runtime).map_err(ordinary)?;
     let (program, generation, seen) = ("ckpt-launch", 0, Vec::new());
     let inner = Inner { program, words, job, name, generation, here, seen };
     let (keeping, backend, talk) = (&args.keeping, &args.engine, &args.talk);
@@ -201,26 +201,26 @@ pub fn supervise<'a>(
     Ok(Supervisor::new(voice, signals, None, begun, around.keeping, around.dir.clone()).run())
 }
 
-/// The current directory, and the container with it; under the name that the shell has for it, too.
+/// Has the current directory be in the container, under the name that the shell has for it, too.
 ///
 /// # Errors
 ///
 /// [`ErrorKind::Usage`] if it would be in the way of the image's own folders.
-pub fn with_current(mut container: Container, runtime: Runtime) -> Result<(PathBuf, Container)> {
+pub fn with_current(container: &mut Container, runtime: Runtime) -> Result<PathBuf> {
     let here =
         std::env::current_dir().map_err(|e| Error::os("cannot find the current directory", e))?;
     if hides_the_image(&here) && runtime != Runtime::Shifter {
         let what = format!("the host's {} would hide the container image's", here.display());
         return Err(Error::new(ErrorKind::Usage, what).help("start from a folder of your own"));
     }
-    add(&mut container, &here)?;
+    add(container, &here)?;
     if let Some(name) = std::env::var_os("PWD").map(PathBuf::from)
         && name.is_absolute()
         && fs::canonicalize(&name).is_ok_and(|name| name == here)
     {
-        add(&mut container, &name)?;
+        add(container, &name)?;
     }
-    Ok((here, container))
+    Ok(here)
 }
 
 /// Folders in which programs and libraries are, and those above them.

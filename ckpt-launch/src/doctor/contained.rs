@@ -39,8 +39,8 @@ pub fn run(
     judge(&facts, "jobs cannot be started in containers here")?;
 
     let dir = cli::absolute(dir)?;
-    let (container, _) = enter::described(flags, runtime)?;
-    let (here, mut container) = enter::with_current(container, runtime)?;
+    let (mut container, _) = enter::described(flags, runtime)?;
+    let here = enter::with_current(&mut container, runtime)?;
     enter::add(&mut container, &dir)?;
     let mut words: Vec<OsString> = vec!["doctor".into(), "--ckptdir".into(), dir.into()];
     words.extend(with.words());
