@@ -13,7 +13,8 @@ use goblin::elf::program_header::PT_INTERP;
 use std::io::IsTerminal;
 
 use super::flags::InContainer;
-use super::outside::{Meeting, Outside, Starting};
+use super::meeting::Meeting;
+use super::outside::{Outside, Starting};
 use super::runtime::{Run, Runtime};
 use super::wire::Welcome;
 use super::{Container, identity};

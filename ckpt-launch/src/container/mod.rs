@@ -21,6 +21,7 @@ pub mod flags;
 pub mod identity;
 pub mod inside;
 pub mod line;
+pub mod meeting;
 pub mod outside;
 pub mod runtime;
 pub mod wire;

@@ -1,25 +1,22 @@
 //! The outside half: starts the container, and has the inside half do what is to be done there.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ckpt_core::capture::{Gate, Options, Report, Step};
-use ckpt_core::job::{Job, JobId};
+use ckpt_core::job::Job;
 use ckpt_core::{Error, ErrorKind, Result};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with};
 use rustix::process::{Pid, WaitOptions};
 
 use super::inside::refusal;
 use super::line::Line;
+use super::meeting::Meeting;
 use super::runtime::Runtime;
 use super::wire::{ToInside, ToOutside, Welcome};
 use crate::control::protocol::Event;
-use crate::control::{client, place};
 use crate::coordinator::wire::{Process, Stage};
 use crate::root::End;
 use crate::run;
@@ -33,60 +30,6 @@ const GOODBYE: Duration = Duration::from_secs(20);
 const ENDS: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGHUP];
 /// How long the answer to a simple question may take.
 const ANSWER: Duration = Duration::from_secs(5);
-
-/// Where the inside half finds us.
-#[derive(Debug)]
-pub struct Meeting {
-    /// The socket; it vanishes with the value.
-    pub path: PathBuf,
-    listener: OwnedFd,
-}
-
-impl Meeting {
-    /// Listens in the checkpoint directory, or where sockets are possible.
-    ///
-    /// # Errors
-    ///
-    /// When no directory takes a socket.
-    pub fn at(dir: &Path) -> Result<Self> {
-        clear(dir);
-        let name = format!(".ckpt-outside-{}.sock", JobId::random());
-        let path = dir.join(&name);
-        let (path, bound) = match place::bind(&path) {
-            Ok(listener) => (path, Ok(listener)),
-            Err(error) => {
-                tracing::info!(%error, path = %path.display(), "no socket there");
-                let path = place::runtime_dir()?.join(name);
-                let bound = place::bind(&path);
-                (path, bound)
-            }
-        };
-        let fail = |e: rustix::io::Errno| {
-            Error::os(format!("cannot open a socket at {}", path.display()), e)
-        };
-        let listener = bound.map_err(fail)?;
-        Ok(Self { path, listener })
-    }
-}
-
-/// Takes away the sockets of launchers that were killed before anybody met them.
-fn clear(dir: &Path) {
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let is_one = name
-            .to_str()
-            .is_some_and(|name| name.starts_with(".ckpt-outside-") && name.ends_with(".sock"));
-        if is_one && client::connect(&entry.path()).is_err_and(|e| e == Errno::CONNREFUSED) {
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
-}
-
-impl Drop for Meeting {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
 
 /// What the inside half has to say when it is not asked.
 #[derive(Debug)]
@@ -178,7 +121,7 @@ impl Outside {
     pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.line {
             Some(line) => line.poll_fd(),
-            None => self.meeting.as_ref().map(|meeting| meeting.listener.as_fd()),
+            None => self.meeting.as_ref().map(Meeting::poll_fd),
         }
     }
 
@@ -220,14 +163,8 @@ impl Outside {
 
     /// Lets the inside half in.
     fn admit(&mut self) {
-        let Some(meeting) = &self.meeting else { return };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let Ok(connection) = accept_with(&meeting.listener, flags) else { return };
-        // Inside it may be another number; here it is ours, or root's.
-        let own = rustix::process::geteuid().as_raw();
-        let is_ours = getsockopt(&connection, PeerCredentials)
-            .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0);
-        if is_ours && let Ok(line) = Line::new(connection.into()) {
+        let connection = self.meeting.as_ref().and_then(Meeting::admit);
+        if let Some(line) = connection.and_then(|it| Line::new(it.into()).ok()) {
             self.line = Some(line);
             self.meeting = None;
         }
