@@ -1,7 +1,6 @@
 // Memory that a copy-on-write copy of the process has, and memory that it has not; and a look for
 // anything that a checkpoint may have left with the process. $WITH: plain, or subreaper.
 #include "payload.h"
-#include <dirent.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -18,11 +17,10 @@ static void *beat(void *unused) {
     return unused;
 }
 
-static int entries(const char *path) {
-    DIR *dir = must(opendir(path));
+// Not by /proc/self/fd: a checkpoint would find that open, and cannot bring it back everywhere.
+static int descriptors(void) {
     int count = 0;
-    while (readdir(dir)) count++;
-    closedir(dir);
+    for (int fd = 0; fd < 1024; fd++) count += fcntl(fd, F_GETFD) >= 0;
     return count;
 }
 
@@ -40,7 +38,7 @@ int main(int argc, char **argv) {
     }
     ok(madvise(areas[1], WORDS * 8, MADV_DONTFORK));
     ok(madvise(areas[2], WORDS * 8, MADV_WIPEONFORK));
-    int fds = entries("/proc/self/fd"), tasks = entries("/proc/self/task");
+    int fds = descriptors();
     pid_t group = getpgrp(), session = getsid(0);
     uint64_t sum = 1;
     for (int step = 0; step < steps; step++) {
@@ -50,8 +48,8 @@ int main(int argc, char **argv) {
                 sum = (sum ^ areas[a][i]) * 0x9e3779b97f4a7c15u + i;
                 areas[a][i] = sum >> 7;
             }
-        int wrong = told_of_children != 0 || entries("/proc/self/fd") != fds ||
-                    entries("/proc/self/task") != tasks || (getpgrp() == group) != (getsid(0) == session);
+        int wrong = told_of_children != 0 || descriptors() != fds ||
+                    (getpgrp() == group) != (getsid(0) == session);
         int status;
         if (waitpid(-1, &status, WNOHANG | __WALL) != -1 || errno != ECHILD) wrong |= 2;
         say("step %d %016llx %s", step, (unsigned long long)sum, wrong ? "WRONG" : "ok");

@@ -28,7 +28,9 @@ proc answer {} {
     if {[gets $::cat line] < 0} return
     lassign $line number step
     set ::sum [expr {([work $::sum 150000] + $number) % 1000003}]
-    set listing [exec echo $::sum | tr 0-9 a-j]
+    # Without "2>@" Tcl makes a file for stderr and removes it at once: a checkpoint in between is
+    # rightly refused at a restart, as the file is gone.
+    set listing [exec echo $::sum | tr 0-9 a-j 2>@ stderr]
     puts $::out "step $step number $number sum $::sum $listing"
     if {$step == $::steps} { set ::done 1 } else { after 5 ask [expr {$step + 1}] }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 
 use procfs::process::{Stat, Status};
@@ -32,7 +32,29 @@ fn converted(pid: i32, file: &str, error: procfs::ProcError) -> Error {
 
 /// `/proc/PID/FILE` as bytes.
 pub(crate) fn read(pid: i32, file: &str) -> Result<Vec<u8>> {
-    fs::read(format!("/proc/{pid}/{file}")).map_err(|e| failed(pid, file, e))
+    contents(&format!("/proc/{pid}/{file}")).map_err(|e| failed(pid, file, e))
+}
+
+/// The whole of a file of procfs, in few reads: `fs::read` asks for the size, which is always 0, and
+/// begins with a few bytes.
+fn contents(path: &str) -> io::Result<Vec<u8>> {
+    const USUAL: usize = 4096;
+    let mut file = fs::File::open(path)?;
+    let mut bytes = vec![0; USUAL];
+    let mut filled = 0;
+    loop {
+        match file.read(&mut bytes[filled..]) {
+            Ok(0) => break,
+            Ok(more) => filled += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        }
+        if filled == bytes.len() {
+            bytes.resize(2 * filled, 0);
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
 }
 
 /// `/proc/PID/LINK` as it reads.

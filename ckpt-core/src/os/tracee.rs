@@ -228,6 +228,14 @@ impl Stopped {
             Step::Free => ptrace::cont(self.tid, signal),
         };
         go.map_err(|e| self.failed("resume the run", e))?;
+        // A system call is mostly over sooner than we could fall asleep and be woken.
+        for _ in 0..SOON {
+            match ptrace::wait(self.tid, false) {
+                Ok(Some(status)) => return Ok(status),
+                Ok(None) => std::thread::yield_now(),
+                Err(_) => break,
+            }
+        }
         match ptrace::wait(self.tid, true) {
             Ok(Some(status)) => Ok(status),
             Ok(None) => Err(self.failed("wait for the stop", io::ErrorKind::WouldBlock.into())),
@@ -248,6 +256,9 @@ impl Stopped {
         }
     }
 }
+
+/// How often a stop is looked for before it is waited for.
+const SOON: u32 = 64;
 
 /// How far [`Stopped::step`] goes.
 #[derive(Debug, Clone, Copy)]
