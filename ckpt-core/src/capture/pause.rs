@@ -8,11 +8,10 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::freeze::Frozen;
 use super::plan::{Plan, Source};
-use super::processes::private_bytes;
 use super::stream::read_whole;
 use super::twin::Twin;
 use crate::error::{Error, ErrorKind, Result};
-use crate::os::{headroom, maps};
+use crate::os::{headroom, maps, proc};
 use crate::snapshot::Process;
 
 /// The bytes that are copied in the pause, at most.
@@ -104,7 +103,7 @@ fn obstacle(plan: &Plan, processes: &[Process], large: &BTreeSet<usize>) -> Opti
         return Some("a copy would fall to its own subreaper");
     }
     let pids = large.iter().map(|&index| plan.memories[index].0);
-    let copied: u64 = pids.clone().map(private_bytes).sum();
+    let copied: u64 = pids.clone().map(proc::private_bytes).sum();
     let left = pids.map(headroom::left).min().unwrap_or_default();
     if left < copied.saturating_add(RESERVE) {
         return Some("there is no room for a copy");

@@ -294,18 +294,6 @@ fn area_flags(pid: i32, maps: &[Map], before: &mut Before<'_>) -> Result<maps::F
 /// A process with less private memory is copied sooner than forked.
 const LARGE: u64 = 2 << 20;
 
-/// About how many bytes of private memory a process has (proc_pid_status(5)).
-pub(crate) fn private_bytes(pid: i32) -> u64 {
-    let text = proc::read(pid, "status").unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let field = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        let kilobytes = line.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok());
-        kilobytes.unwrap_or(0u64) * 1024
-    };
-    field("RssAnon:") + field("VmSwap:")
-}
-
 /// The areas of a process, and what of their pages must be saved.
 fn areas(
     pid: i32,
@@ -316,7 +304,7 @@ fn areas(
     plan: &mut Plan,
 ) -> Result<Vec<Area>> {
     let mut areas = Vec::new();
-    let mut pages = plan.process(pid, index, private_bytes(pid) >= LARGE)?;
+    let mut pages = plan.process(pid, index, proc::private_bytes(pid) >= LARGE)?;
     for map in maps {
         match map.kind {
             Kind::Vdso | Kind::Vvar | Kind::Vsyscall => continue,

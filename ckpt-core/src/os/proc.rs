@@ -85,6 +85,16 @@ pub(crate) fn status_field(pid: i32, name: &str) -> Result<Option<String>> {
     Ok(found.map(|value| value.trim().to_owned()))
 }
 
+/// About how many bytes of private memory a process has (proc_pid_status(5)).
+pub(crate) fn private_bytes(pid: i32) -> u64 {
+    let bytes = |name| {
+        let field = status_field(pid, name).ok().flatten()?;
+        let kilobytes: u64 = field.split_ascii_whitespace().next()?.parse().ok()?;
+        kilobytes.checked_mul(1024)
+    };
+    ["RssAnon", "VmSwap"].into_iter().filter_map(bytes).sum()
+}
+
 /// The command name, for messages; empty if the process is gone.
 pub(crate) fn comm(pid: i32) -> String {
     let name = read(pid, "comm").unwrap_or_default();
