@@ -7,6 +7,7 @@ use super::files::{Collector, Place, Table};
 use super::freeze::{Frozen, FrozenProcess};
 use super::plan::Plan;
 use super::refuse;
+use super::watch::Watches;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kinds::Hand;
 use crate::kinds::call::{Interrupted, Seen, Standing};
@@ -35,16 +36,18 @@ pub(crate) struct Before<'a> {
     /// System calls that the freeze has cut short, by tid.
     pub(crate) cut_short: BTreeMap<i32, i64>,
     pub(crate) standing: &'a mut Standing,
+    pub(crate) watches: &'a Watches,
 }
 
 impl<'a> Before<'a> {
     /// Looks at the descendants of `parent` while they run.
-    pub(crate) fn look(parent: i32, standing: &'a mut Standing) -> Self {
+    pub(crate) fn look(parent: i32, standing: &'a mut Standing, watches: &'a Watches) -> Self {
         let mut before = Self {
             flags: AreaFlags::new(),
             seen: Sightings::new(),
             cut_short: BTreeMap::new(),
             standing,
+            watches,
         };
         for pid in proc::descendants(parent) {
             // Whatever ends meanwhile, or is new at the freeze, just goes without.
@@ -148,7 +151,7 @@ fn live(
     settle_timers(process, &memory, site)?;
     let Table { descriptors, locks } = files.descriptors(pid)?;
     let flags = area_flags(pid, &maps, before)?;
-    let areas = areas(pid, index, &maps, &flags, files, plan)?;
+    let areas = areas((pid, index), (&maps, &flags), before.watches, files, plan)?;
 
     let mut live = Live {
         space: AddressSpace::default(),
@@ -296,10 +299,9 @@ const LARGE: u64 = 2 << 20;
 
 /// The areas of a process, and what of their pages must be saved.
 fn areas(
-    pid: i32,
-    index: u32,
-    maps: &[Map],
-    flags: &maps::Flags,
+    (pid, index): (i32, u32),
+    (maps, flags): (&[Map], &maps::Flags),
+    watches: &Watches,
     files: &mut Collector,
     plan: &mut Plan,
 ) -> Result<Vec<Area>> {
@@ -318,7 +320,7 @@ fn areas(
         let flags = flags.get(&map.key()).map_or(&[][..], Vec::as_slice);
         let backing = files.backing(pid, map, flags)?;
         let guards = pages.area(areas.len(), map, backing, &files.mapped, flags)?;
-        refuse::area(map, flags)?;
+        refuse::area(map, flags, watches.has(pid))?;
         areas.push(Area::capture(map, backing, flags, guards));
     }
     Ok(areas)
