@@ -6,6 +6,7 @@ use std::str::FromStr;
 use crate::capture::watch::Watches;
 use crate::error::{Error, ErrorKind};
 use crate::kinds::call::Standing;
+use crate::merge::Merged;
 
 /// A job's identity: 64 random bits, drawn at launch and kept over all restarts.
 /// Written as 16 lower-case hex digits.
@@ -112,5 +113,10 @@ impl Job {
             standing: Standing::default(),
             watches: Watches::default(),
         }
+    }
+
+    /// Tells that one of its images has given way to another with the same contents.
+    pub fn merged(&mut self, merged: &Merged) {
+        self.watches.replaced(merged.from, merged.to);
     }
 }

@@ -14,6 +14,7 @@ pub mod error;
 pub mod image;
 pub mod job;
 pub mod kinds;
+pub mod merge;
 mod os;
 pub mod probe;
 pub mod progress;

@@ -15,6 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::container::flags::InContainer;
 use crate::coordinator::place::Address;
 use crate::coordinator::secret;
+use crate::gc;
 use crate::pace::{self, Interval, Pace};
 use crate::slurm;
 use crate::slurm::round::Round;
@@ -99,13 +100,19 @@ pub struct Keeping {
     #[arg(long, value_name = "N", default_value_t = capture::INCREMENTS as u32,
           value_parser = clap::value_parser!(u32).range(..=64))]
     pub increments: u32,
+    /// Find what has changed by comparing all pages, and do not ask the kernel to watch what is written to
+    #[arg(long)]
+    pub no_watch: bool,
+    /// Cores that a checkpoint may use; 0: all that the launcher may run on
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub cpus: u32,
 }
 
 /// What holds where nothing is said.
 impl Default for Keeping {
     fn default() -> Self {
         let increments = capture::INCREMENTS as u32;
-        Self { interval: None, mtbf: None, keep: 2, level: 1, increments }
+        Self { interval: None, mtbf: None, keep: 2, level: 1, increments, no_watch: false, cpus: 0 }
     }
 }
 
@@ -117,6 +124,8 @@ impl Keeping {
             level: self.level,
             keep: self.keep as usize,
             increments: self.increments as usize,
+            workers: self.cpus as usize,
+            watch: !self.no_watch,
             ..capture::Options::default()
         }
     }
@@ -142,13 +151,14 @@ impl Keeping {
             ("--mtbf", self.mtbf.map(|mtbf| mtbf.as_secs_f64().to_string())),
             ("--keep", (self.keep != usual.keep).then(|| self.keep.to_string())),
             ("--level", (self.level != usual.level).then(|| self.level.to_string())),
+            ("--cpus", (self.cpus != usual.cpus).then(|| self.cpus.to_string())),
             (
                 "--increments",
                 (self.increments != usual.increments).then(|| self.increments.to_string()),
             ),
         ];
         let given = options.into_iter().filter_map(|(name, value)| Some([name.into(), value?]));
-        given.flatten().collect()
+        given.flatten().chain(self.no_watch.then(|| "--no-watch".to_owned())).collect()
     }
 }
 
@@ -399,6 +409,8 @@ pub enum Verb {
         #[arg(value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+    /// Remove images that no restart will need
+    Gc(gc::Gc),
     /// For job scripts under Slurm
     #[command(subcommand)]
     Slurm(slurm::commands::Ask),
@@ -437,7 +449,7 @@ mod tests {
     #[test]
     fn flags_survive_being_handed_on() {
         let line = ["ckpt-launch", "--slurm", "--total", "1-02", "-i2.5", "--mtbf", "7d", "-vv"];
-        let line = line.into_iter().chain(["--increments", "0", "x"]);
+        let line = line.into_iter().chain(["--increments", "0", "--cpus", "3", "--no-watch", "x"]);
         let launch = Launch::parse_from(line);
         let slurm = launch.slurm.words();
         let words = [slurm, launch.keeping.words(), launch.talk.words()].concat();

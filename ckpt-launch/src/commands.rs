@@ -13,6 +13,7 @@ use crate::cli::{self, Ckpt, Verb, Which};
 use crate::control::client::{Connection, Outcome};
 use crate::control::protocol::{Event, Status};
 use crate::doctor;
+use crate::gc;
 use crate::images;
 use crate::slurm;
 use crate::voice::{Relay, Voice};
@@ -36,6 +37,7 @@ pub fn run(args: &Ckpt) -> u8 {
             None => doctor::run(&place.directory(), engine, command, &voice),
         },
         Verb::List { dir } => images::list(dir.as_deref(), &voice),
+        Verb::Gc(args) => gc::run(args, &voice),
         Verb::Slurm(ask) => slurm::commands::run(ask, &voice),
     };
     result.map_or_else(|error| voice.fail(&error), |()| 0)

@@ -1,9 +1,10 @@
 //! `ckpt inspect`, `ckpt verify`, `ckpt list`: what is on disk.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use ckpt_core::image::{Directory, Entry, Header, ImageId, Reader, Whose};
+use ckpt_core::image::{Ancestors, Directory, Entry, Header, ImageId, Reader, Whose};
 use ckpt_core::{Error, ErrorKind, Result, snapshot};
 use serde_json::json;
 
@@ -29,21 +30,22 @@ pub fn inspect(path: Option<&Path>, voice: &Voice) -> Result<()> {
     } else {
         Reader::open(&path)?
     };
-    let header = image.header();
+    let (header, needs) = (image.header(), image.needed()?);
     if voice.json() {
         let mut facts = facts(image.path(), header, image.file_len());
         facts["blocks"] = image.blocks().into();
+        facts["needs"] = json!(needs.iter().map(|it| it.generation).collect::<Vec<u64>>());
         return print(&format!("{facts}\n"));
     }
-    let parent = if header.parent == ImageId::NONE {
-        "none, it is complete".to_owned()
-    } else {
-        header.parent.to_string()
+    let needs: Vec<String> = needs.iter().map(|needed| needed.generation.to_string()).collect();
+    let needs = match needs.is_empty() {
+        true => "no other generation".to_owned(),
+        false => format!("generations {}", needs.join(", ")),
     };
     let lines = [
         ("image", image.path().display().to_string()),
         ("id", header.id.to_string()),
-        ("parent", parent),
+        ("needs", needs),
         ("job", header.job.to_string()),
         ("generation", header.generation.to_string()),
         ("created", words::moment_and_age(header.created / 1_000_000_000)),
@@ -73,7 +75,11 @@ pub fn verify(path: Option<&Path>, voice: &Voice) -> Result<()> {
     let path = path.map_or_else(cli::directory_by_default, PathBuf::from);
     if !path.is_dir() {
         let of_dmtcp = backend::is_dmtcp_image(&path);
-        return if of_dmtcp { verify_dmtcp(&path, voice) } else { verify_one(&path, voice) };
+        return if of_dmtcp {
+            verify_dmtcp(&path, voice)
+        } else {
+            verify_one(&path, &mut HashSet::new(), voice)
+        };
     }
     let images = images_in(&path)?;
     match (images.is_empty(), backend::is_dmtcp_set(&path)) {
@@ -81,9 +87,9 @@ pub fn verify(path: Option<&Path>, voice: &Voice) -> Result<()> {
         (true, false) => return Err(nothing_in(&path)),
         (false, false) => {}
     }
-    let mut first = None;
+    let (mut first, mut good) = (None, HashSet::new());
     for image in images {
-        if let Err(error) = verify_one(&image.path, voice) {
+        if let Err(error) = verify_one(&image.path, &mut good, voice) {
             // The last word, and the exit status, are the first failure's.
             match first {
                 None => first = Some(error),
@@ -147,12 +153,22 @@ fn inspect_dmtcp(path: &Path, voice: &Voice) -> Result<()> {
     print(&lines.map(|(key, value)| format!("{key:<12} {value}\n")).concat())
 }
 
-fn verify_one(path: &Path, voice: &Voice) -> Result<()> {
+/// Checks an image, and all that it needs but those that are known to be `good`.
+fn verify_one(path: &Path, good: &mut HashSet<ImageId>, voice: &Voice) -> Result<()> {
     let begun = Instant::now();
     let image = Reader::open(path)?;
     let summary = {
         let relay = Relay::new(voice, "verify", &mut []);
-        image.verify(&relay, 0)?
+        let summary = image.verify(&relay, 0)?;
+        // It is only as good as those that it needs.
+        for needed in Ancestors::of(&image, Whose::Anybodys)?.iter() {
+            if !good.contains(&needed.header().id) {
+                needed.verify(&relay, 0)?;
+                good.insert(needed.header().id);
+            }
+        }
+        good.insert(image.header().id);
+        summary
     };
     let time = begun.elapsed();
     if voice.json() {

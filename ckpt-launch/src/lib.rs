@@ -19,6 +19,7 @@ pub mod coordinator;
 pub mod dmtcp;
 pub mod doctor;
 pub mod engine;
+pub mod gc;
 pub mod images;
 pub mod launch;
 pub mod names;

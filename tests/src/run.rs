@@ -160,6 +160,16 @@ impl Run {
         Self::launch(payload, user, &[], prepare)
     }
 
+    /// The same with more flags.
+    pub fn start_flagged(payload: Payload, user: &User, flags: &[&str]) -> Self {
+        Self::launch(payload, user, flags, |_| ()).0
+    }
+
+    /// Whose job it is.
+    pub fn user(&self) -> &User {
+        &self.user
+    }
+
     /// The same with the preload object.
     pub fn start_preloaded(payload: Payload, user: &User) -> Self {
         Self::launch(payload, user, &["--preload"], |_| ()).0

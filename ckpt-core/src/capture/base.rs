@@ -7,13 +7,11 @@
 use std::collections::HashMap;
 
 use crate::error::Result;
-use crate::image::{Ancestors, BlockId, Directory, ImageId, Needed, Reader, Tag, Whose};
+use crate::image::{Ancestors, BlockId, Directory, ImageId, Needed, Reader, Whose};
 use crate::job::JobId;
 use crate::os::PAGE;
 use crate::snapshot::Snapshot;
-use crate::snapshot::pages::{
-    Hash, Located, Object, PageIndex, PageRun, Part, hashes_in, whereabouts,
-};
+use crate::snapshot::pages::{Hash, Hashes, Located, Object, PageRun, Part, whereabouts};
 
 /// A job whose images have less than this is stored whole each time: that no image needs another is
 /// worth more then.
@@ -30,7 +28,7 @@ pub(crate) struct Base {
     processes: HashMap<i32, u32>,
     objects: HashMap<Object, Vec<Known>>,
     /// The hashes of each image of `needed`.
-    hashes: Vec<Vec<Hash>>,
+    hashes: Vec<Hashes>,
 }
 
 /// A run of bytes that is in a block already.
@@ -72,19 +70,15 @@ impl Base {
         if needed.len() > limit || bytes + reader.file_len() < SMALL || !reader.hold() {
             return Ok(None);
         }
-        let mut places = Vec::new();
-        let mut hashes = Vec::new();
-        for image in std::iter::once(&reader).chain(ancestors.iter()) {
-            places.push(hash_places(image)?);
-            hashes.push(image.section(Tag::HASH)?.unwrap_or_default());
-        }
+        let images = std::iter::once(&reader).chain(ancestors.iter());
+        let hashes: Vec<Hashes> = images.map(Hashes::of).collect::<Result<_>>()?;
         let snapshot = Snapshot::of(&reader)?;
         let own = (0u32..).zip(&snapshot.processes);
         let processes = own.map(|(index, process)| (process.pid, index)).collect();
         let mut objects: HashMap<Object, Vec<Known>> = HashMap::new();
         for Located { image, block, runs } in whereabouts(&reader)? {
             for Part { at, run: PageRun { object, address, length } } in runs {
-                let hash = places.get(image as usize).and_then(|it| hash_of(it, block, at));
+                let hash = hashes.get(image as usize).and_then(|it| it.index(block, at));
                 let known = Known { address, length, image: image + 1, block, at, hash };
                 objects.entry(object).or_default().push(known);
             }
@@ -126,7 +120,7 @@ impl Base {
         let into = u32::try_from(address - known.address).ok()?;
         let left = known.length.checked_sub(into)?;
         let page = known.hash? + into / PAGE as u32;
-        let stored = self.hashes.get(known.image as usize - 1)?.get(page as usize)?;
+        let stored = self.hashes.get(known.image as usize - 1)?.get(page)?;
         // A page of another length, at the end of a file, is another one.
         let is_same = stored == hash
             && into.is_multiple_of(PAGE as u32)
@@ -150,27 +144,4 @@ impl Base {
             (Place { image: it.image, block: it.block, at: it.at + into }, from, (to - from) as u32)
         })
     }
-}
-
-/// For each block of an image, where its runs begin and which hash is the first of each.
-fn hash_places(image: &Reader) -> Result<HashMap<BlockId, Vec<(u32, u32)>>> {
-    let mut next = 0u32;
-    let mut places = HashMap::new();
-    for Located { block, runs, .. } in PageIndex::of(image)?.located() {
-        let of_run = |part: &Part| {
-            let place = (part.at, next);
-            next += hashes_in(part.run.length) as u32;
-            place
-        };
-        places.insert(block, runs.iter().map(of_run).collect());
-    }
-    Ok(places)
-}
-
-/// Which hash is that of the page at this place of a block.
-fn hash_of(places: &HashMap<BlockId, Vec<(u32, u32)>>, block: BlockId, at: u32) -> Option<u32> {
-    let runs = places.get(&block)?;
-    let (begin, first) =
-        *runs.get(runs.partition_point(|(begin, _)| *begin <= at).checked_sub(1)?)?;
-    (at - begin).is_multiple_of(PAGE as u32).then(|| first + (at - begin) / PAGE as u32)
 }

@@ -34,7 +34,7 @@ use files::Collector;
 use freeze::Frozen;
 use plan::Plan;
 use processes::Before;
-use stream::{Found, Streamed};
+use stream::{Found, Means, Streamed};
 
 /// How a checkpoint is taken.
 #[derive(Debug, Clone)]
@@ -52,6 +52,11 @@ pub struct Options {
     /// How many earlier generations an image may need, at most: what is in these is not stored
     /// again. 0 makes each image complete by itself.
     pub increments: usize,
+    /// The kernel is asked to tell which pages of large processes are written to (userfaultfd(2)), so that
+    /// others need not be compared. A job cannot tell, but for one thing: memory that it maps over a
+    /// part of a watched area does not become one area with the rest, and a later mremap(2) over both
+    /// gives `EFAULT`.
+    pub watch: bool,
     /// This one is complete by itself whatever [`Self::increments`] says.
     pub full: bool,
     /// The new generation is at least this one.
@@ -71,6 +76,7 @@ impl Default for Options {
             freeze_timeout: Duration::from_secs(10),
             workers: 0,
             increments: INCREMENTS,
+            watch: true,
             full: false,
             generation: 1,
             stop: false,
@@ -188,7 +194,7 @@ fn take(
     let generation = options.generation.max(1 + newest_generation(&directory, job)?);
     let name = image::file_name(&job.name, job.id, generation);
     let base = increment::base(&directory, job, options);
-    if options.increments > 0 && !options.stop {
+    if options.watch && options.increments > 0 && !options.stop {
         job.watches.begin(job.parent, options.freeze_timeout);
     }
     let header = image::NewHeader { job: job.id, generation };
@@ -318,8 +324,9 @@ fn freeze_and_copy(
     };
     tracing::debug!(since = ?stopped.elapsed(), twins = twins.as_ref().map(HashMap::len), "copied");
     let sieve = increment::sieve(job.id, base, options, &processes);
-    let means = (options.level, options.workers);
-    let write = |plan: &Plan| stream::write(plan, writer, &sieve, means, observer);
+    let (level, workers, beside) = (options.level, options.workers, twins.is_some());
+    let means = Means { level, workers, beside };
+    let write = |plan: &Plan| stream::write(plan, writer, &sieve, &means, observer);
     let written = twins.is_none().then(|| write(&plan)).transpose()?;
     gate.pass(Step::Captured)?;
     let held = options.stop.then_some(frozen);

@@ -12,11 +12,26 @@ use super::sieve::{Elsewhere, Kept, Sieve, refer};
 use crate::error::{Error, Result};
 use crate::image::{Packer, Writer};
 use crate::os::cpu::{in_parallel, workers};
+use crate::os::sched::be_nice;
 use crate::progress::{Event, Observer};
 use crate::snapshot::pages::{BlockPages, Hash, Object, PageIndex, PageRun};
 
 /// Bytes that are read at once, and the least of a block but the last of each worker.
 const BLOCK: u64 = 512 * 1024;
+/// How workers step back while the job runs: enough that it hardly notices, and little enough that a copy
+/// of it does not stay for long.
+const NICE: i32 = 5;
+
+/// What it is done with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Means {
+    /// zstd's.
+    pub(crate) level: i32,
+    /// Threads; 0 means one a core.
+    pub(crate) workers: usize,
+    /// The job runs meanwhile.
+    pub(crate) beside: bool,
+}
 
 /// How much came of it, in bytes.
 #[derive(Debug, Default, Clone, Copy)]
@@ -42,7 +57,7 @@ pub(crate) fn write(
     plan: &Plan,
     image: &Writer,
     sieve: &Sieve<'_>,
-    (level, wanted): (i32, usize),
+    means: &Means,
     observer: &dyn Observer,
 ) -> Result<(Found, Streamed)> {
     let pieces = pieces(&plan.extents);
@@ -59,8 +74,13 @@ pub(crate) fn write(
         found: Mutex::default(),
         observer,
     };
-    let count = workers(wanted).min(pieces.len().max(1));
-    in_parallel(count, || shared.work(level))?;
+    let count = workers(means.workers).min(pieces.len().max(1));
+    in_parallel(count, || {
+        if means.beside {
+            be_nice(NICE);
+        }
+        shared.work(means.level)
+    })?;
     let (read, stored) = (shared.done.into_inner(), shared.stored.into_inner());
     let mut found = shared.found.into_inner().unwrap_or_else(PoisonError::into_inner);
     plan.clean.iter().for_each(|clean| unwritten(sieve, clean, &mut found.elsewhere));

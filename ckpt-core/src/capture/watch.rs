@@ -132,6 +132,12 @@ impl Watches {
         self.by_pid.values_mut().for_each(|watched| watched.since = image);
     }
 
+    /// An image has given way to another with the same contents.
+    pub(crate) fn replaced(&mut self, from: ImageId, to: ImageId) {
+        let those = self.by_pid.values_mut().filter(|watched| watched.since == from);
+        those.for_each(|watched| watched.since = to);
+    }
+
     /// Whether this process' watched areas are ours.
     pub(crate) fn has(&self, pid: i32) -> bool {
         self.by_pid.contains_key(&pid)
@@ -226,13 +232,19 @@ fn take(pid: i32, number: i32) -> Result<OwnedFd> {
         .map_err(failed)
 }
 
-/// Watches all long anonymous areas of a process; gives those.
+/// Watches all long anonymous areas of a process; gives those that were not watched before.
 fn cover(pid: i32, watch: &Watch) -> Result<Vec<(u64, u64)>> {
     let long = |map: &Map| {
         map.kind == Kind::Anonymous && !map.shared && map.inode == 0 && map.end - map.start >= LONG
     };
+    let pagemap = Pagemap::open(pid)?;
     let mut covered = Vec::new();
     for map in maps::read(pid)?.iter().filter(|map| long(map)) {
+        match pagemap.is_watched(map.start) {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => tracing::debug!(pid, start = map.start, %error, "not looked at"),
+        }
         match watch.cover(map.start, map.end) {
             Ok(()) => covered.push((map.start, map.end)),
             Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {

@@ -20,7 +20,7 @@ use super::contents::read_header;
 use super::format::{Header, ImageId, io_error};
 use super::owner;
 use super::reader::Reader;
-use super::temp::open_regular;
+use super::temp::{self, open_regular};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::JobId;
 
@@ -310,24 +310,42 @@ impl Directory {
     ///
     /// What getdents(2) and unlink(2) say.
     pub fn prune(&self, job: JobId, keep: usize) -> Result<usize> {
+        let superfluous = self.superfluous(job, keep)?;
+        superfluous.iter().map(|entry| self.remove(entry).map(usize::from)).sum()
+    }
+
+    /// Removes an image; false if it was gone.
+    ///
+    /// # Errors
+    ///
+    /// What unlink(2) says.
+    pub fn remove(&self, entry: &Entry) -> Result<bool> {
+        match rustix::fs::unlinkat(&self.dir, &entry.name, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(io_error(format!("cannot remove {}", entry.path.display()), errno)),
+        }
+    }
+
+    /// What [`Directory::prune`] would remove.
+    ///
+    /// # Errors
+    ///
+    /// What getdents(2) says.
+    pub fn superfluous(&self, job: JobId, keep: usize) -> Result<Vec<Entry>> {
         let mut entries = self.images()?;
         entries.retain(|entry| entry.job() == Some(job) && entry.is_trusted());
-        let Some((last, needed)) = self.last_kept(&entries, keep.max(1)) else { return Ok(0) };
-        let mut removed = 0;
-        for entry in &entries[last + 1..] {
-            if entry.header.as_ref().is_ok_and(|header| needed.contains(&header.id)) {
-                continue;
-            }
-            match rustix::fs::unlinkat(&self.dir, &entry.name, AtFlags::empty()) {
-                Ok(()) => removed += 1,
-                Err(Errno::NOENT) => {}
-                Err(errno) => {
-                    let what = format!("cannot remove {}", entry.path.display());
-                    return Err(io_error(what, errno));
-                }
-            }
-        }
-        Ok(removed)
+        let Some((last, needed)) = self.last_kept(&entries, keep.max(1)) else {
+            return Ok(Vec::new());
+        };
+        let is_needed =
+            |entry: &Entry| entry.header.as_ref().is_ok_and(|header| needed.contains(&header.id));
+        Ok(entries.into_iter().skip(last + 1).filter(|entry| !is_needed(entry)).collect())
+    }
+
+    /// Removes the temporary files that writers left who died.
+    pub fn sweep(&self) {
+        temp::remove_stale(&self.dir);
     }
 
     /// The index of the `keep`th whole image, and all that it and those before it need.

@@ -143,7 +143,7 @@ fn still_named(dir: impl AsFd, name: &str, file: impl AsFd) -> bool {
 }
 
 /// Removes the temporary files of dead writers. Failures are left to the next writer.
-fn remove_stale(dir: &OwnedFd) {
+pub(super) fn remove_stale(dir: &OwnedFd) {
     let Ok(entries) = Dir::read_from(dir) else { return };
     for entry in entries.flatten() {
         if let Ok(name) = entry.file_name().to_str()

@@ -169,6 +169,17 @@ impl Pagemap {
         Ok(written)
     }
 
+    /// Whether the area that begins here is watched ([`Watch`](super::changes::Watch)).
+    pub(crate) fn is_watched(&self, start: u64) -> io::Result<bool> {
+        let wanted =
+            Wanted { flags: CHECK_WPASYNC, any: IS_PRESENT, told: IS_PRESENT, ..Wanted::default() };
+        match self.walk(start, start + PAGE, wanted, &mut |_| ()) {
+            Ok(()) => Ok(true),
+            Err(e) if e.raw_os_error() == Some(libc::EPERM) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
     /// The populated pages of a watched range of anonymous memory.
     pub(crate) fn present(&self, start: u64, end: u64) -> io::Result<Vec<Present>> {
         let mut present = Vec::new();

@@ -7,6 +7,24 @@ use libc::pid_t;
 /// Number of `RLIMIT_*` resources.
 pub(crate) const RESOURCES: u32 = 16;
 const IOPRIO_WHO_PROCESS: i32 = 1;
+/// `IOPRIO_CLASS_IDLE` of linux/ioprio.h, in its place.
+const IOPRIO_IDLE: i32 = 3 << 13;
+
+/// Lets the calling thread run only when nobody else needs the core or the disk (nice(2),
+/// ioprio_set(2)); best effort.
+pub(crate) fn yield_to_others() {
+    be_nice(19);
+    // SAFETY: takes numbers, and changes this thread only.
+    unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_IDLE) };
+}
+
+/// Gives the calling thread this nice value, if that is a higher one than it has; best effort.
+pub(crate) fn be_nice(value: i32) {
+    if nice(0).is_ok_and(|now| now < value) {
+        // SAFETY: takes numbers; "process" 0 is the calling thread.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, value) };
+    }
+}
 
 /// How a task is scheduled.
 #[derive(Debug, Clone, Default, PartialEq, Eq, bincode::Encode, bincode::Decode)]

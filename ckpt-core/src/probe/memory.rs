@@ -27,14 +27,16 @@ pub(super) fn pages() -> Fact {
     }
 }
 
-/// What checkpoints of changes only could build upon. Nothing does as yet, so nothing is missing.
-pub(super) fn changes() -> Fact {
-    let by = match (changes::by_write_protection(), changes::by_soft_dirty()) {
-        (Ok(()), _) => "userfaultfd and PAGEMAP_SCAN".to_owned(),
-        (Err(_), Ok(())) => "soft-dirty bits".to_owned(),
-        (Err(error), Err(_)) => format!("comparing only (userfaultfd: {})", words(&error)),
-    };
-    fact("changes", Grade::Good, format!("could be told by {by}; not used yet"), None)
+/// How it is found what has changed since the last generation.
+pub(super) fn changes(container: Container) -> Fact {
+    match changes::by_write_protection() {
+        Ok(()) => fact("changes", Grade::Good, "told by userfaultfd and PAGEMAP_SCAN", None),
+        Err(error) => {
+            let way = format!("found by comparing (userfaultfd: {})", words(&error));
+            let fix = container.free_calls().unwrap_or("Linux 6.7 or later");
+            fact("changes", Grade::Fair, way, Some(fix))
+        }
+    }
 }
 
 pub(super) fn processor() -> Fact {

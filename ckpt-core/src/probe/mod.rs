@@ -52,7 +52,7 @@ pub fn host() -> Vec<Fact> {
         tracing_allowed(container),
         memory::open_files(container),
         memory::pages(),
-        memory::changes(),
+        memory::changes(container),
         namespaces.fact(container),
         namespaces.numbers(),
         namespaces.clocks(),
@@ -121,7 +121,8 @@ mod tests {
     #[test]
     fn each_fact_is_short_and_stands_once() {
         // The kernel's answers differ from host to host; their form does not.
-        let facts = [surroundings::container(Container::Podman), memory::changes()];
+        let facts =
+            [surroundings::container(Container::Podman), memory::changes(Container::Podman)];
         for fact in &facts {
             assert!(fact.way.len() < 84, "{}", fact.way);
         }

@@ -100,6 +100,45 @@ pub(crate) fn hash(job: JobId, page: &[u8]) -> Hash {
     XxHash3_128::oneshot_with_seed(job.0, page).to_le_bytes()
 }
 
+/// The hashes of the pages that an image's own blocks hold.
+#[derive(Debug)]
+pub(crate) struct Hashes {
+    /// For each block, where its runs begin and which hash is the first of each.
+    places: HashMap<BlockId, Vec<(u32, u32)>>,
+    all: Vec<Hash>,
+}
+
+impl Hashes {
+    /// Reads those of an image; none if it has none.
+    pub(crate) fn of(image: &image::Reader) -> Result<Self> {
+        let all = image.section(image::Tag::HASH)?.unwrap_or_default();
+        let mut next = 0u32;
+        let mut places = HashMap::new();
+        for Located { block, runs, .. } in PageIndex::of(image)?.located() {
+            let of_run = |part: &Part| {
+                let place = (part.at, next);
+                next = next.saturating_add(hashes_in(part.run.length) as u32);
+                place
+            };
+            places.insert(block, runs.iter().map(of_run).collect());
+        }
+        Ok(Self { places, all })
+    }
+
+    /// Which one is that of the page at this place of a block.
+    pub(crate) fn index(&self, block: BlockId, at: u32) -> Option<u32> {
+        let runs = self.places.get(&block)?;
+        let run = runs.partition_point(|(begin, _)| *begin <= at).checked_sub(1)?;
+        let (begin, first) = *runs.get(run)?;
+        (at - begin).is_multiple_of(PAGE as u32).then(|| first + (at - begin) / PAGE as u32)
+    }
+
+    /// The hash of this index.
+    pub(crate) fn get(&self, index: u32) -> Option<&Hash> {
+        self.all.get(index as usize)
+    }
+}
+
 /// How many hashes a run of this length has.
 pub(crate) fn hashes_in(length: u32) -> usize {
     length.div_ceil(PAGE as u32) as usize

@@ -7,6 +7,7 @@ use ckpt_core::capture::{self, Gate};
 use ckpt_core::{ErrorKind, Result};
 
 use super::Supervisor;
+use super::merging::Merging;
 use crate::control::protocol::{Event, Last};
 use crate::control::server::Reply;
 use crate::names::image;
@@ -59,6 +60,9 @@ impl Supervisor<'_> {
         gate: &dyn Gate,
         replies: &mut [Reply],
     ) -> Result<capture::Report> {
+        if let Some(merged) = self.merging.take().and_then(Merging::end) {
+            self.job.merged(&merged);
+        }
         let full = std::mem::take(&mut self.full);
         let options = &capture::Options { full: full || options.full, ..options.clone() };
         let held = self.control.as_ref().map(|(ownership, _)| ownership.unhindered());
@@ -76,6 +80,9 @@ impl Supervisor<'_> {
                 }
                 self.last_failure = None;
                 self.pace.took(report.frozen, report.total);
+                if report.needs >= options.increments.max(1) && !options.stop && !contained {
+                    self.merging = Merging::begin(&report.path, self.job.id, options);
+                }
                 if let Some(round) = &mut self.round {
                     round.took(report.generation, report.total);
                 }

@@ -15,6 +15,7 @@
 mod checkpoints;
 mod ending;
 mod halves;
+mod merging;
 mod orders;
 mod slurm;
 
@@ -42,6 +43,8 @@ use crate::tree;
 use crate::voice::Voice;
 use crate::words;
 
+use merging::Merging;
+
 /// Everything that the loop is given.
 #[derive(Debug)]
 pub struct Supervisor<'a> {
@@ -53,6 +56,8 @@ pub struct Supervisor<'a> {
     engine: Engine,
     job: Job,
     options: capture::Options,
+    /// The newest generation is being made complete by itself.
+    merging: Option<Merging>,
     /// The next checkpoint is to be complete by itself.
     full: bool,
     pace: Pace,
@@ -116,6 +121,7 @@ impl<'a> Supervisor<'a> {
             engine: begun.engine,
             job: begun.job,
             options: keeping.options(&dir),
+            merging: None,
             full: false,
             pace,
             due: interval.and_then(|interval| Instant::now().checked_add(interval)),
