@@ -118,29 +118,31 @@ mod tests {
         };
         let Ok(watch) = Watch::begin(uffd) else { return };
         let pagemap = Pagemap::open(std::process::id().cast_signed()).unwrap();
-        // Of a length and at places for which whole page tables are moved.
-        const LENGTH: usize = 2 << 20;
-        let mut room = MmapMut::map_anon(8 * LENGTH).unwrap();
-        let start = (room.as_mut_ptr() as usize).next_multiple_of(LENGTH);
-        let [one, two, three] = [start, start + 2 * LENGTH, start + 4 * LENGTH];
-        room.fill(1);
-        let range = |at: usize| (at as u64, (at + LENGTH) as u64);
-        for at in [one, two] {
-            watch.cover(range(at).0, range(at).1).unwrap();
-            pagemap.take_written(range(at).0, range(at).1).unwrap();
-        }
-        for (from, to) in [(one, three), (two, one), (three, two)] {
-            let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-            // SAFETY: both ranges are in the mapping that `room` keeps, and nobody uses it meanwhile.
-            let moved = unsafe { libc::mremap(from as _, LENGTH, LENGTH, flags, to) };
-            assert_eq!(moved as usize, to);
-        }
-        for at in [one, two] {
-            let (start, end) = range(at);
+        const LENGTH: usize = 4 << 20;
+        let mut room = MmapMut::map_anon(3 * LENGTH).unwrap();
+        room[..2 * LENGTH].fill(1);
+        let start = room.as_mut_ptr() as usize;
+        let [one, two, three] = [start, start + LENGTH, start + 2 * LENGTH];
+        let all_written = |at: usize| {
+            let (start, end) = (at as u64, (at + LENGTH) as u64);
             assert!(!pagemap.is_watched(start).unwrap());
             watch.cover(start, end).unwrap();
             let written = pagemap.take_written(start, end).unwrap();
             assert_eq!(written.iter().map(|(from, to)| to - from).sum::<u64>(), LENGTH as u64);
+        };
+        all_written(one);
+        all_written(two);
+        // What a move leaves depends on what the areas became one with.
+        for _ in 0..4 {
+            for (from, to) in [(one, three), (two, one), (three, two)] {
+                let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+                // SAFETY: both ranges are in the mapping that `room` keeps, and nobody uses it
+                // meanwhile.
+                let moved = unsafe { libc::mremap(from as _, LENGTH, LENGTH, flags, to) };
+                assert_eq!(moved as usize, to);
+            }
+            all_written(one);
+            all_written(two);
         }
     }
 }
