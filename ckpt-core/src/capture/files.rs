@@ -67,6 +67,8 @@ pub(crate) struct Collector {
     pipe_of: HashMap<Inode, u32>,
     content_of: HashMap<(u64, u64), u32>,
     mapped_of: HashMap<(Vec<u8>, bool), u32>,
+    /// Mappings whose files have been looked at: path, inode, and whether they may be written.
+    looked_at: HashMap<(Vec<u8>, Inode, bool), u32>,
     inherited: HashMap<Inode, i32>,
 }
 
@@ -294,6 +296,12 @@ impl Collector {
         {
             return Err(refused_map(map, "belongs to the kernel, and cannot be saved"));
         }
+        // What may be made writable again counts, and had been written to, perhaps.
+        let writable = map.shared && flags.contains(b"mw");
+        let whole = (map.path.clone(), (device, map.inode), writable);
+        if let Some(&index) = self.looked_at.get(&whole).filter(|_| !map.deleted) {
+            return Ok(Backing::File(index));
+        }
         let nameless = map.deleted
             || map.path.starts_with(b"[anon_shmem:")
             || map.path.starts_with(b"/memfd:");
@@ -312,8 +320,6 @@ impl Collector {
             }
             return Ok(Backing::Anonymous);
         }
-        // What may be made writable again counts, and had been written to, perhaps.
-        let writable = map.shared && flags.contains(b"mw");
         let key = (map.path.clone(), writable);
         let next = self.mapped.len() as u32;
         let index = *self.mapped_of.entry(key).or_insert(next);
@@ -321,6 +327,7 @@ impl Collector {
             let file = Named::of(&map.path, &meta);
             self.mapped.push(Mapped { file, build_id: None, writable });
         }
+        self.looked_at.insert(whole, index);
         Ok(Backing::File(index))
     }
 

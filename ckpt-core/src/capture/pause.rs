@@ -103,7 +103,8 @@ fn obstacle(plan: &Plan, processes: &[Process], large: &BTreeSet<usize>) -> Opti
         return Some("a copy would fall to its own subreaper");
     }
     let pids = large.iter().map(|&index| plan.memories[index].0);
-    let copied: u64 = pids.clone().map(proc::private_bytes).sum();
+    let copied: u64 =
+        pids.clone().filter_map(|pid| Some(proc::status(pid).ok()?.private_bytes())).sum();
     let left = pids.map(headroom::left).min().unwrap_or_default();
     if left < copied.saturating_add(RESERVE) {
         return Some("there is no room for a copy");
@@ -113,7 +114,7 @@ fn obstacle(plan: &Plan, processes: &[Process], large: &BTreeSet<usize>) -> Opti
 
 /// Copies what is not read from a twin, and lets the plan read these instead.
 fn hold(plan: &mut Plan) -> Result<()> {
-    let mut copy = Vec::new();
+    let mut copy = Vec::with_capacity(plan.total() as usize);
     let source = plan.sources.len() as u32;
     for extent in &mut plan.extents {
         let start = copy.len();

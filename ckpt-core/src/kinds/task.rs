@@ -1,5 +1,6 @@
 //! A task (thread): registers, signal mask and everything else that the kernel keeps for it alone.
 
+use super::asks::{Answers, Asks};
 use super::call::Interrupted;
 use super::{Hand, bytes_of};
 use crate::error::{Error, Result};
@@ -77,24 +78,28 @@ impl Task {
         })
     }
 
-    /// Adds what only the task itself can tell.
-    pub(crate) fn ask(&mut self, hand: &Hand<'_>) -> Result<()> {
-        self.rseq_section = hand.remote.rseq_section().map_or(0, |(_, section)| section);
-        self.altstack = hand.ask("read the signal stack", libc::SYS_sigaltstack, &[0, 0], 1)?;
-        self.altstack[1] &= 0xffff_ffff;
-        let address = libc::PR_GET_TID_ADDRESS as u64;
-        [self.clear_tid] =
-            hand.ask("read the tid address", libc::SYS_prctl, &[address, 0, 0, 0, 0], 1)?;
-        let [signal] = hand.ask(
-            "read the parent-death signal",
-            libc::SYS_prctl,
-            &[libc::PR_GET_PDEATHSIG as u64, 0],
-            1,
-        )?;
-        self.death_signal = signal as i32;
-        let slack = [libc::PR_GET_TIMERSLACK as u64, 0, 0, 0, 0];
-        self.timer_slack = hand.remote.try_call("read the timer slack", libc::SYS_prctl, &slack)?;
-        Ok(())
+    /// Notes what only the task itself can tell, and gives what adds it.
+    pub(crate) fn ask(asks: &mut Asks) -> impl FnOnce(&mut Self, &Answers) -> Result<()> + use<> {
+        let stack = asks.words("read the signal stack", libc::SYS_sigaltstack, &[0, 0], (1, 3));
+        let mut prctl = |what, option: i32, words| {
+            let arguments = [option as u64, 0, 0, 0, 0];
+            match words {
+                0 => asks.value(what, libc::SYS_prctl, &arguments),
+                words => asks.words(what, libc::SYS_prctl, &arguments, (1, words)),
+            }
+        };
+        let address = prctl("read the tid address", libc::PR_GET_TID_ADDRESS, 1);
+        let signal = prctl("read the parent-death signal", libc::PR_GET_PDEATHSIG, 1);
+        let slack = prctl("read the timer slack", libc::PR_GET_TIMERSLACK, 0);
+        move |task, answers| {
+            task.altstack = answers.words(stack)?;
+            task.altstack[1] &= 0xffff_ffff;
+            [task.clear_tid] = answers.words(address)?;
+            let [signal] = answers.words(signal)?;
+            task.death_signal = signal as i32;
+            task.timer_slack = answers.value(slack)?;
+            Ok(())
+        }
     }
 
     /// Borrows the new task `stopped`; when that is given back it goes on where this one stood.

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use libc::user_regs_struct;
 
 use super::PAGE;
+use super::batch;
 use super::maps::{Kind, Map};
 use super::mem::Memory;
 use super::ptrace::{self, Status};
@@ -33,6 +34,8 @@ pub(crate) struct Site {
     /// The tail of the vDSO is free for the whole stub; else only a bare `syscall` instruction of
     /// the process' own code serves.
     whole: bool,
+    /// There is room for the code of [`batch`] before it; and signals that the process handles.
+    batch: Option<u64>,
 }
 
 impl Site {
@@ -42,21 +45,29 @@ impl Site {
             Error::new(ErrorKind::Unsupported, "there is no vDSO in the address space")
                 .help("boot the kernel without vdso=0")
         })?;
-        let mut code = vec![0u8; (vdso.end - vdso.start) as usize];
-        memory.read_exact(vdso.start, &mut code)?;
-        let tail = code.len() - STUB_ROOM as usize;
+        let address = vdso.end - STUB_ROOM;
+        let mut end = [0u8; (batch::ROOM + STUB_ROOM) as usize];
+        memory.read_exact(address - batch::ROOM, &mut end)?;
+        let (before, tail) = end.split_at(batch::ROOM as usize);
         // A stub that an earlier launcher's death left behind may be overwritten as well.
-        if code[tail..].iter().all(|&byte| byte == 0) || code[tail..].starts_with(&STUB_HEAD) {
-            return Ok(Self { address: vdso.start + tail as u64, whole: true });
+        if tail.iter().all(|&byte| byte == 0) || tail.starts_with(&STUB_HEAD) {
+            let batch = (batch::is_free(before) && ptrace::may_signal_ourselves()).then_some(!0);
+            return Ok(Self { address, whole: true, batch });
         }
         let what = "the end of the vDSO is not free, so the process cannot be asked safely";
         Err(Error::new(ErrorKind::Unsupported, what))
     }
 
+    /// The same, where these signals have handlers: calls may be made many at once, if there is one
+    /// left to tell of their end.
+    pub(crate) fn with_handlers(self, caught: u64) -> Self {
+        Self { batch: self.batch.map(|_| caught), ..self }
+    }
+
     /// A `syscall` instruction of the code itself.
     pub(crate) fn bare(start: u64, code: &[u8]) -> Result<Self> {
         match code.windows(2).position(|pair| pair == [0x0f, 0x05]) {
-            Some(at) => Ok(Self { address: start + at as u64, whole: false }),
+            Some(at) => Ok(Self { address: start + at as u64, whole: false, batch: None }),
             None => Err(Error::new(ErrorKind::Unsupported, "the vDSO has no syscall instruction")),
         }
     }
@@ -71,6 +82,11 @@ pub(crate) fn erase_stub(vdso: &mut [u8]) {
         && vdso[tail..].starts_with(&STUB_HEAD)
     {
         vdso[tail..].fill(0);
+        if let Some(before) = tail.checked_sub(batch::ROOM as usize)
+            && batch::is_free(&vdso[before..tail])
+        {
+            vdso[before..tail].fill(0);
+        }
     }
 }
 
@@ -163,6 +179,8 @@ pub(crate) struct Remote<'a> {
     saved: user_regs_struct,
     mask: u64,
     rseq_section: Option<(u64, u64)>,
+    /// The signal that tells of the end of many calls, where they can be made so.
+    idle: Option<i32>,
     borrowed: bool,
 }
 
@@ -173,8 +191,15 @@ impl<'a> Remote<'a> {
         let tid = task.tid();
         let mask = ptrace::signal_mask(tid).map_err(|e| task.failed("read the signal mask", e))?;
         let rseq_section = rseq_section(tid, memory);
-        if site.whole {
-            memory.write_all(site.address, &stub(&saved, mask, Zero::Result))?;
+        let idle = site.batch.and_then(|caught| batch::idle_signal(caught, mask));
+        let code = stub(&saved, mask, Zero::Result);
+        match idle {
+            Some(_) => {
+                let both = [batch::code().as_slice(), &code].concat();
+                memory.write_all(site.address - batch::ROOM, &both)?;
+            }
+            None if site.whole => memory.write_all(site.address, &code)?,
+            None => {}
         }
         let message = Cell::new(0);
         let site_cell = Cell::new(site);
@@ -186,6 +211,7 @@ impl<'a> Remote<'a> {
             saved,
             mask,
             rseq_section,
+            idle,
             borrowed: true,
         };
         // The registers first: from here on the stub restores everything if we die.
@@ -222,6 +248,7 @@ impl<'a> Remote<'a> {
             saved,
             mask,
             rseq_section,
+            idle: None,
             borrowed: true,
         })
     }
@@ -340,6 +367,55 @@ impl<'a> Remote<'a> {
         }
     }
 
+    /// Makes the calls of a table (see [`batch`]), which has their results then.
+    pub(crate) fn call_all(&self, table: u64, count: u64) -> Result<()> {
+        let Some(idle) = self.idle else {
+            return (0..count).try_for_each(|nth| self.call_of(table + nth * batch::CALL));
+        };
+        let room = self.site.get().address - batch::ROOM;
+        let mut registers = self.saved;
+        batch::load(&mut registers, room, (table, count), idle);
+        self.task.set_registers(&registers)?;
+        self.set_mask(!batch::bit(idle))?;
+        let mut signal = 0;
+        loop {
+            match self.task.step(Step::Free, signal)? {
+                // Another's is dropped, as it would be by the process.
+                Status::Signal(it) if it == idle => {
+                    signal = 0;
+                    if batch::is_done(&self.task.registers()?, room) {
+                        return self.set_mask(!0);
+                    }
+                }
+                // As below.
+                Status::Signal(libc::SIGSTOP) => signal = libc::SIGSTOP,
+                Status::EventStop(_) => signal = 0,
+                Status::Ended(_) => return Err(self.task.failed("make system calls", gone())),
+                other => {
+                    let what = format!("{other:?} in the middle of remote system calls");
+                    return Err(Error::new(ErrorKind::Internal, what));
+                }
+            }
+        }
+    }
+
+    /// Makes one call of the table.
+    fn call_of(&self, at: u64) -> Result<()> {
+        let [number, arguments @ ..] = self.memory.words::<7>(at)?;
+        let result = self.call(number as i64, &arguments)?;
+        self.memory.write_all(at + batch::RESULT, &result.to_le_bytes())
+    }
+
+    fn set_mask(&self, mask: u64) -> Result<()> {
+        ptrace::set_signal_mask(self.task.tid(), mask)
+            .map_err(|e| self.task.failed("set the signal mask", e))
+    }
+
+    /// Whose calls these are.
+    pub(crate) fn tid(&self) -> i32 {
+        self.task.tid()
+    }
+
     fn to_syscall_stop(&self) -> Result<()> {
         let mut signal = 0;
         loop {
@@ -376,8 +452,15 @@ impl<'a> Remote<'a> {
             self.memory.write_all(address, &section.to_le_bytes())?;
         }
         let site = self.site.get();
-        if site.whole {
-            self.memory.write_all(site.address, &[0; STUB_ROOM as usize])?;
+        match self.idle {
+            Some(_) => {
+                let both = [0; (batch::ROOM + STUB_ROOM) as usize];
+                self.memory.write_all(site.address - batch::ROOM, &both)?;
+            }
+            None if site.whole => {
+                self.memory.write_all(site.address, &[0; STUB_ROOM as usize])?;
+            }
+            None => {}
         }
         Ok(())
     }

@@ -368,7 +368,7 @@ pub(crate) fn tasks_by_turns(bodies: &mut [Body<'_>]) -> Result<()> {
 /// Gives back the capabilities that were needed for choosing tids.
 fn drop_capabilities(hand: &Hand<'_>, tid: i32, wanted: [u64; 4]) -> Result<()> {
     let status = crate::os::proc::status(tid)?;
-    let now = [status.capinh, status.capprm, status.capeff];
+    let now = [status.bits("CapInh")?, status.bits("CapPrm")?, status.bits("CapEff")?];
     let [inheritable, permitted, effective, _] = wanted;
     let permitted = permitted & now[1];
     if [inheritable & now[0], permitted, effective & permitted] == now {
