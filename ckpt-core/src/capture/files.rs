@@ -96,12 +96,12 @@ impl Collector {
         Self { stdio: Stdio::ours(), inherited: inherited(), ..Self::default() }
     }
 
-    /// The descriptor table of a frozen process.
-    pub(crate) fn descriptors(&mut self, pid: i32) -> Result<Table> {
+    /// The descriptor table of a frozen process; `links` says where each descriptor leads.
+    pub(crate) fn descriptors(&mut self, pid: i32, links: Vec<(i32, Vec<u8>)>) -> Result<Table> {
         let mut table = Table::default();
         let mut locked = HashSet::new();
-        for fd in proc::descriptors(pid)? {
-            let seen = look(pid, fd)?;
+        for (fd, link) in links {
+            let seen = look(pid, fd, link)?;
             let file = self.file(&seen)?;
             let close_on_exec = seen.flags & libc::O_CLOEXEC != 0;
             table.descriptors.push(Descriptor { fd, file, close_on_exec });
@@ -373,9 +373,8 @@ fn inherited() -> HashMap<Inode, i32> {
     found
 }
 
-fn look(pid: i32, fd: i32) -> Result<Seen> {
+fn look(pid: i32, fd: i32, link: Vec<u8>) -> Result<Seen> {
     let at = format!("/proc/{pid}/fd/{fd}");
-    let link = proc::link(pid, &format!("fd/{fd}"))?;
     let info = proc::read(pid, &format!("fdinfo/{fd}"))?;
     let info = String::from_utf8_lossy(&info).into_owned();
     let meta = fs::metadata(&at).map_err(|e| Error::os(format!("cannot look at {at}"), e))?;

@@ -52,6 +52,8 @@ impl<'a> Before<'a> {
             standing,
             states: States::default(),
         };
+        // The launcher's are what they are.
+        let _ = before.states.namespaces(parent);
         for pid in proc::descendants(parent) {
             // Whatever ends meanwhile, or is new at the freeze, just goes without.
             before.flags.extend(maps::flags(pid).ok().map(|flags| (pid, flags)));
@@ -152,8 +154,9 @@ fn live(
             call,
         )?);
     }
-    settle_timers(process, &memory, site)?;
-    let Table { descriptors, locks } = files.descriptors(pid)?;
+    let links = links(pid)?;
+    settle_timers(process, &memory, site, &links)?;
+    let Table { descriptors, locks } = files.descriptors(pid, links)?;
     let flags = area_flags(pid, &maps, before)?;
     let is_large = before.states.status(pid)?.private_bytes() >= LARGE;
     let areas = areas(pid, (index, is_large), &maps, &flags, files, plan)?;
@@ -174,14 +177,22 @@ fn live(
     Ok(live)
 }
 
+/// Where each descriptor of a process leads.
+fn links(pid: i32) -> Result<Vec<(i32, Vec<u8>)>> {
+    let link = |fd| Ok((fd, proc::link(pid, &format!("fd/{fd}"))?));
+    proc::descriptors(pid)?.into_iter().map(link).collect()
+}
+
 /// A periodic timerfd that nobody reads stands still after its first tick. Asked for its time
 /// (timerfd_gettime(2)), the kernel notes all the ticks that it owes, and takes none away.
-fn settle_timers(process: &FrozenProcess, memory: &Memory, site: Site) -> Result<()> {
-    let pid = process.pid;
-    let is_timer = |fd: &i32| {
-        proc::link(pid, &format!("fd/{fd}")).is_ok_and(|link| link == b"anon_inode:[timerfd]")
-    };
-    let timers: Vec<i32> = proc::descriptors(pid)?.into_iter().filter(is_timer).collect();
+fn settle_timers(
+    process: &FrozenProcess,
+    memory: &Memory,
+    site: Site,
+    links: &[(i32, Vec<u8>)],
+) -> Result<()> {
+    let timers = links.iter().filter(|(_, link)| link == b"anon_inode:[timerfd]");
+    let timers: Vec<i32> = timers.map(|(fd, _)| *fd).collect();
     if timers.is_empty() {
         return Ok(());
     }

@@ -1,7 +1,7 @@
 //! What procfs tells of the frozen job's processes and tasks, each file read once.
 //!
 //! Checks, kinds and plan ask for it again and again, and nothing of it changes while all stand still.
-//! It must not be asked before.
+//! It must not be asked of them before.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

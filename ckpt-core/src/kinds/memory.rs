@@ -325,7 +325,7 @@ impl Area {
     }
 
     /// Maps it, empty; `fd` is the mapped file's descriptor in the process at hand.
-    pub(crate) fn map(&self, remote: &Remote<'_>, fd: Option<i32>) -> Result<()> {
+    pub(crate) fn map(&self, asks: &mut Asks, fd: Option<i32>) {
         let mut flags = libc::MAP_FIXED;
         flags |= if self.shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
         for (wanted, flag) in [
@@ -340,7 +340,7 @@ impl Area {
         let (protection, flags) = (u64::from(self.protection), flags as u64);
         let arguments = [self.start, length, protection, flags, file, self.offset];
         let what = format!("map {length} bytes at {:#x}", self.start);
-        remote.try_call(&what, libc::SYS_mmap, &arguments).map(drop)
+        asks.value(what, libc::SYS_mmap, &arguments);
     }
 
     /// Sets what had to wait for the contents: advice, guards, locks.

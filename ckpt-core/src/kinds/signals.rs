@@ -54,20 +54,18 @@ pub(crate) fn ask(
 /// Sets the dispositions of a process whose signals are all at their default; what rebuilding has
 /// left pending (its children's `SIGCHLD`) is dropped.
 pub(crate) fn rebuild(hand: &Hand<'_>, dispositions: &[Disposition]) -> Result<()> {
-    let set = |signal: i32, words: [u64; 4]| {
-        let at = hand.put(&bytes_of(&words))?;
-        let arguments = [signal as u64, at, 0, SET_SIZE];
-        hand.remote
-            .try_call("set a signal disposition", libc::SYS_rt_sigaction, &arguments)
-            .map(drop)
+    let mut asks = Asks::default();
+    let mut set = |signal: i32, words: [u64; 4]| {
+        let (what, arguments) = ("set a signal disposition", [signal as u64, 0, 0, SET_SIZE]);
+        asks.given(what, libc::SYS_rt_sigaction, &arguments, (1, bytes_of(&words)));
     };
     // Ignoring a signal empties its queue.
-    set(libc::SIGCHLD, [SIG_IGN, 0, 0, 0])?;
-    set(libc::SIGCHLD, [0; 4])?;
+    set(libc::SIGCHLD, [SIG_IGN, 0, 0, 0]);
+    set(libc::SIGCHLD, [0; 4]);
     for d in dispositions {
-        set(d.signal, [d.handler, d.flags, d.restorer, d.mask])?;
+        set(d.signal, [d.handler, d.flags, d.restorer, d.mask]);
     }
-    Ok(())
+    hand.do_all(asks)
 }
 
 /// Queues again the signals that waited for any task of the process.

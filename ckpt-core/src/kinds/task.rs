@@ -117,30 +117,32 @@ impl Task {
 
     /// Sets up everything of the task but its registers and what is pending.
     pub(crate) fn rebuild(&self, stopped: &Stopped, hand: &Hand<'_>) -> Result<()> {
-        let call = |what: &str, number: i64, arguments: &[u64]| {
-            hand.remote.try_call(what, number, arguments).map(drop)
+        let mut asks = Asks::default();
+        let name = [self.name.as_slice(), &[0]].concat();
+        asks.given("set the name", libc::SYS_prctl, &[libc::PR_SET_NAME as u64, 0], (1, name));
+        let mut call = |what: &'static str, number: i64, arguments: &[u64]| {
+            asks.value(what, number, arguments);
         };
-        let name = hand.put_string(&self.name)?;
-        call("set the name", libc::SYS_prctl, &[libc::PR_SET_NAME as u64, name])?;
-        call("set the tid address", libc::SYS_set_tid_address, &[self.clear_tid])?;
+        call("set the tid address", libc::SYS_set_tid_address, &[self.clear_tid]);
         let (head, length) = self.robust_list;
         if head != 0 {
-            call("set the robust list", libc::SYS_set_robust_list, &[head, length])?;
+            call("set the robust list", libc::SYS_set_robust_list, &[head, length]);
         }
         // SS_ONSTACK tells where the task stands; it is not a wish.
         let [address, flags, size] = self.altstack;
-        let stack = hand.put(&bytes_of(&[address, flags & !1, size]))?;
-        call("set the signal stack", libc::SYS_sigaltstack, &[stack, 0])?;
         if let Some((address, size, signature)) = self.rseq {
             let arguments = [address, size.into(), 0, signature.into()];
-            call("register rseq", libc::SYS_rseq, &arguments)?;
+            call("register rseq", libc::SYS_rseq, &arguments);
         }
         if self.death_signal != 0 {
             let arguments = [libc::PR_SET_PDEATHSIG as u64, self.death_signal as u64];
-            call("set the parent-death signal", libc::SYS_prctl, &arguments)?;
+            call("set the parent-death signal", libc::SYS_prctl, &arguments);
         }
         let slack = [libc::PR_SET_TIMERSLACK as u64, self.timer_slack];
-        call("set the timer slack", libc::SYS_prctl, &slack)?;
+        call("set the timer slack", libc::SYS_prctl, &slack);
+        let stack = bytes_of(&[address, flags & !1, size]);
+        asks.given("set the signal stack", libc::SYS_sigaltstack, &[0, 0], (0, stack));
+        hand.do_all(asks)?;
         self.scheduling
             .apply(stopped.tid())
             .map_err(|e| stopped.failed("set the scheduling", e))?;

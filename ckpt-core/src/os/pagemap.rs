@@ -1,12 +1,13 @@
 //! Which pages of a mapping have contents of their own: `PAGEMAP_SCAN` (Linux 6.7) or
 //! `/proc/PID/pagemap`.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-use super::PAGE;
+use super::{PAGE, TASK_SIZE};
 use crate::error::{Error, Result};
 
 const IS_WRITTEN: u64 = 1 << 1;
@@ -20,6 +21,8 @@ const WP_MATCHING: u64 = 1 << 0;
 const CHECK_WPASYNC: u64 = 1 << 1;
 /// `_IOWR('f', 16, struct pm_scan_arg)`.
 const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
+/// So many populated pages are looked at beyond what is asked for, where that is worth it.
+const AHEAD: u64 = 4096;
 
 /// What a run of pages holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,14 +76,39 @@ struct Region {
 pub(crate) struct Pagemap {
     pid: i32,
     file: File,
+    /// What was seen beyond what was asked for, of a process that stands still.
+    ahead: Option<RefCell<Ahead>>,
+}
+
+/// The runs of a stretch of addresses.
+#[derive(Debug, Default)]
+struct Ahead {
+    start: u64,
+    end: u64,
+    runs: Vec<Run>,
+}
+
+impl Ahead {
+    /// The runs of `start..end`, if that lies within.
+    fn cut(&self, start: u64, end: u64) -> Option<Vec<Run>> {
+        let first = self.runs.partition_point(|run| run.end <= start);
+        let runs = self.runs[first..].iter().take_while(|run| run.start < end);
+        let cut = |run: &Run| Run { start: run.start.max(start), end: run.end.min(end), ..*run };
+        (self.start <= start && end <= self.end).then(|| runs.map(cut).collect())
+    }
 }
 
 impl Pagemap {
     pub(crate) fn open(pid: i32) -> Result<Self> {
         match File::open(format!("/proc/{pid}/pagemap")) {
-            Ok(file) => Ok(Self { pid, file }),
+            Ok(file) => Ok(Self { pid, file, ahead: None }),
             Err(e) => Err(Error::os(format!("cannot open /proc/{pid}/pagemap"), e)),
         }
+    }
+
+    /// That of a process that stands still: of many small areas in a row, several are looked at at once.
+    pub(crate) fn of_frozen(pid: i32) -> Result<Self> {
+        Ok(Self { ahead: Some(RefCell::default()), ..Self::open(pid)? })
     }
 
     /// Whether this kernel has `PAGEMAP_SCAN`.
@@ -90,6 +118,16 @@ impl Pagemap {
 
     /// The runs of populated pages in `start..end`, by address.
     pub(crate) fn runs(&self, start: u64, end: u64) -> Result<Vec<Run>> {
+        if let Some(ahead) = &self.ahead {
+            let mut ahead = ahead.borrow_mut();
+            if end > ahead.end || start < ahead.start {
+                // What fails is told by the ordinary way.
+                *ahead = self.look_ahead(start).unwrap_or_default();
+            }
+            if let Some(runs) = ahead.cut(start, end) {
+                return Ok(runs);
+            }
+        }
         let found = match self.scan(start, end, IS_GUARD) {
             // Kernels before 6.15 know no guards, before 6.7 no such request.
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => self.scan(start, end, 0),
@@ -109,36 +147,58 @@ impl Pagemap {
         let mut room = vec![Region::default(); 1024];
         let mut at = start;
         while at < end {
-            let mut argument = ScanArgument {
-                size: size_of::<ScanArgument>() as u64,
-                flags: 0,
-                start: at,
-                end,
-                walk_end: 0,
-                vec: room.as_mut_ptr() as u64,
-                vec_len: room.len() as u64,
-                max_pages: 0,
-                category_inverted: 0,
-                category_mask: 0,
-                category_anyof_mask: IS_PRESENT | IS_SWAPPED | guard,
-                return_mask: IS_FILE | IS_ZERO | IS_PRESENT | IS_SWAPPED | guard,
-            };
-            let fd = self.file.as_raw_fd();
-            // SAFETY: the argument is the kernel's structure with its true size, and `vec` points
-            // to `vec_len` live regions, of which the kernel fills as many as it returns.
-            let got = unsafe { libc::ioctl(fd, PAGEMAP_SCAN, &raw mut argument) };
-            if got < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            for region in &room[..got as usize] {
-                push(&mut runs, region.start, region.end, class(region.categories));
-            }
-            if argument.walk_end <= at {
+            let walked = self.scan_once((at, end), guard, 0, &mut room, &mut runs)?;
+            if walked <= at {
                 break;
             }
-            at = argument.walk_end;
+            at = walked;
         }
         Ok(runs)
+    }
+
+    /// Looks at the pages from `start` on, as far as one request goes.
+    fn look_ahead(&self, start: u64) -> io::Result<Ahead> {
+        let mut runs = Vec::new();
+        let mut room = vec![Region::default(); 1024];
+        let range = (start, TASK_SIZE);
+        let end = self.scan_once(range, IS_GUARD, AHEAD, &mut room, &mut runs)?;
+        Ok(Ahead { start, end, runs })
+    }
+
+    /// One request, for `most` pages at most (0: as many as there are); gives how far it came.
+    fn scan_once(
+        &self,
+        (start, end): (u64, u64),
+        guard: u64,
+        most: u64,
+        room: &mut [Region],
+        runs: &mut Vec<Run>,
+    ) -> io::Result<u64> {
+        let mut argument = ScanArgument {
+            size: size_of::<ScanArgument>() as u64,
+            flags: 0,
+            start,
+            end,
+            walk_end: 0,
+            vec: room.as_mut_ptr() as u64,
+            vec_len: room.len() as u64,
+            max_pages: most,
+            category_inverted: 0,
+            category_mask: 0,
+            category_anyof_mask: IS_PRESENT | IS_SWAPPED | guard,
+            return_mask: IS_FILE | IS_ZERO | IS_PRESENT | IS_SWAPPED | guard,
+        };
+        let fd = self.file.as_raw_fd();
+        // SAFETY: the argument is the kernel's structure with its true size, and `vec` points
+        // to `vec_len` live regions, of which the kernel fills as many as it returns.
+        let got = unsafe { libc::ioctl(fd, PAGEMAP_SCAN, &raw mut argument) };
+        if got < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        for region in &room[..got as usize] {
+            push(runs, region.start, region.end, class(region.categories));
+        }
+        Ok(argument.walk_end)
     }
 
     /// What was written to since the last such call, and is write-protected again; the range is
@@ -222,6 +282,11 @@ mod tests {
         let start = map.as_ptr() as u64;
         let found = pagemap.entries(start, start + size as u64).unwrap();
         assert_eq!(found, pagemap.runs(start, start + size as u64).unwrap());
+        let frozen = Pagemap::of_frozen(std::process::id() as i32).unwrap();
+        for (from, to) in [(0, 64), (5, 6), (1, 63), (6, 20), (0, 1)] {
+            let (from, to) = (start + from * PAGE, start + to * PAGE);
+            assert_eq!(frozen.runs(from, to).unwrap(), pagemap.runs(from, to).unwrap());
+        }
         let data: Vec<_> = found.iter().map(|r| ((r.start - start) / PAGE, r.class)).collect();
         assert_eq!(data, [(0, Class::Data), (5, Class::Data), (63, Class::Data)]);
     }

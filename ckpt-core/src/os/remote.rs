@@ -34,8 +34,11 @@ pub(crate) struct Site {
     /// The tail of the vDSO is free for the whole stub; else only a bare `syscall` instruction of
     /// the process' own code serves.
     whole: bool,
-    /// There is room for the code of [`batch`] before it; and signals that the process handles.
-    batch: Option<u64>,
+    /// Where there is room for the code of [`batch`]: right before the stub, or before another
+    /// `syscall` instruction.
+    room: Option<u64>,
+    /// Signals that the process handles.
+    caught: u64,
 }
 
 impl Site {
@@ -51,8 +54,9 @@ impl Site {
         let (before, tail) = end.split_at(batch::ROOM as usize);
         // A stub that an earlier launcher's death left behind may be overwritten as well.
         if tail.iter().all(|&byte| byte == 0) || tail.starts_with(&STUB_HEAD) {
-            let batch = (batch::is_free(before) && ptrace::may_signal_ourselves()).then_some(!0);
-            return Ok(Self { address, whole: true, batch });
+            let is_free = batch::is_free(before) && ptrace::may_signal_ourselves();
+            let room = is_free.then_some(address - batch::ROOM);
+            return Ok(Self { address, whole: true, room, caught: !0 });
         }
         let what = "the end of the vDSO is not free, so the process cannot be asked safely";
         Err(Error::new(ErrorKind::Unsupported, what))
@@ -61,14 +65,40 @@ impl Site {
     /// The same, where these signals have handlers: calls may be made many at once, if there is one
     /// left to tell of their end.
     pub(crate) fn with_handlers(self, caught: u64) -> Self {
-        Self { batch: self.batch.map(|_| caught), ..self }
+        Self { caught, ..self }
     }
 
     /// A `syscall` instruction of the code itself.
     pub(crate) fn bare(start: u64, code: &[u8]) -> Result<Self> {
         match code.windows(2).position(|pair| pair == [0x0f, 0x05]) {
-            Some(at) => Ok(Self { address: start + at as u64, whole: false, batch: None }),
+            Some(at) => {
+                Ok(Self { address: start + at as u64, whole: false, room: None, caught: 0 })
+            }
             None => Err(Error::new(ErrorKind::Unsupported, "the vDSO has no syscall instruction")),
+        }
+    }
+}
+
+impl Site {
+    /// The same with room for many calls at once, in a process in the making whose vDSO ends there.
+    /// It is taken away by [`Self::clean`].
+    pub(crate) fn with_room(self, end: u64, memory: &Memory) -> Result<Self> {
+        const SYSCALL: [u8; 2] = [0x0f, 0x05];
+        let at = end - STUB_ROOM - batch::ROOM;
+        let mut now = [0u8; batch::ROOM as usize + SYSCALL.len()];
+        memory.read_exact(at, &mut now)?;
+        if now.iter().any(|&byte| byte != 0) || !ptrace::may_signal_ourselves() {
+            return Ok(self);
+        }
+        memory.write_all(at, &[batch::code().as_slice(), &SYSCALL].concat())?;
+        Ok(Self { room: Some(at), ..self })
+    }
+
+    /// Leaves the vDSO as it was. No more calls are made many at once.
+    pub(crate) fn clean(&mut self, memory: &Memory) -> Result<()> {
+        match self.room.take() {
+            Some(at) => memory.write_all(at, &[0; batch::ROOM as usize + 2]),
+            None => Ok(()),
         }
     }
 }
@@ -191,7 +221,7 @@ impl<'a> Remote<'a> {
         let tid = task.tid();
         let mask = ptrace::signal_mask(tid).map_err(|e| task.failed("read the signal mask", e))?;
         let rseq_section = rseq_section(tid, memory);
-        let idle = site.batch.and_then(|caught| batch::idle_signal(caught, mask));
+        let idle = site.room.and_then(|_| batch::idle_signal(site.caught, mask));
         let code = stub(&saved, mask, Zero::Result);
         match idle {
             Some(_) => {
@@ -238,6 +268,8 @@ impl<'a> Remote<'a> {
         section: Option<(u64, u64)>,
     ) -> Result<Self> {
         ptrace::set_signal_mask(task.tid(), !0).map_err(|e| task.failed("block the signals", e))?;
+        // No signal gets past us, and none has been sent to it.
+        let idle = site.room.filter(|_| !site.whole).map(|_| libc::SIGURG);
         let site = Cell::new(Site { whole: false, ..site });
         let (saved, rseq_section) = (registers, section);
         Ok(Self {
@@ -248,7 +280,7 @@ impl<'a> Remote<'a> {
             saved,
             mask,
             rseq_section,
-            idle: None,
+            idle,
             borrowed: true,
         })
     }
@@ -369,11 +401,10 @@ impl<'a> Remote<'a> {
 
     /// Makes the calls of a table (see [`batch`]), which has their results then.
     pub(crate) fn call_all(&self, table: u64, count: u64) -> Result<()> {
-        let Some(idle) = self.idle else {
+        let (Some(idle), Some(room)) = (self.idle, self.site.get().room) else {
             return (0..count).try_for_each(|nth| self.call_of(table + nth * batch::CALL));
         };
-        let room = self.site.get().address - batch::ROOM;
-        let mut registers = self.saved;
+        let mut registers = self.loaded(libc::SYS_getpid, &[]);
         batch::load(&mut registers, room, (table, count), idle);
         self.task.set_registers(&registers)?;
         self.set_mask(!batch::bit(idle))?;
@@ -452,15 +483,16 @@ impl<'a> Remote<'a> {
             self.memory.write_all(address, &section.to_le_bytes())?;
         }
         let site = self.site.get();
+        // Of a task in the making the room is needed again.
         match self.idle {
-            Some(_) => {
+            Some(_) if site.whole => {
                 let both = [0; (batch::ROOM + STUB_ROOM) as usize];
                 self.memory.write_all(site.address - batch::ROOM, &both)?;
             }
             None if site.whole => {
                 self.memory.write_all(site.address, &[0; STUB_ROOM as usize])?;
             }
-            None => {}
+            _ => {}
         }
         Ok(())
     }
