@@ -14,7 +14,7 @@ const BLOCK: usize = 1 << 20;
 /// Blocks in the image that is read.
 const COUNT: usize = 32;
 const JOB: JobId = JobId(1);
-const HEADER: NewHeader = NewHeader { job: JOB, generation: 1, parent: ImageId::NONE };
+const HEADER: NewHeader = NewHeader { job: JOB, generation: 1 };
 
 /// Contents as jobs have them.
 fn contents() -> [(&'static str, Vec<u8>); 3] {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::capture::watch::Watches;
 use crate::error::{Error, ErrorKind};
 use crate::kinds::call::Standing;
 
@@ -92,6 +93,8 @@ pub struct Job {
     pub container: Option<Container>,
     /// System calls that stood at the last freeze or rebuild.
     pub(crate) standing: Standing,
+    /// Processes whose writing is watched.
+    pub(crate) watches: Watches,
 }
 
 impl Job {
@@ -107,6 +110,7 @@ impl Job {
             history: History::default(),
             container: None,
             standing: Standing::default(),
+            watches: Watches::default(),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Capture fills a [`Snapshot`], the image stores it as one section, rebuild reads it. PIDs in it
 //! are those that the job's processes themselves see.
 
+pub(crate) mod pages;
 pub(crate) mod sound;
 pub(crate) mod tree;
 
@@ -11,7 +12,7 @@ use std::fmt;
 use bincode::{Decode, Encode};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{self, BlockId};
+use crate::image;
 use crate::job::JobId;
 use crate::kinds::contents::Content;
 use crate::kinds::credentials::Credentials;
@@ -26,8 +27,6 @@ use crate::kinds::timers::Timers;
 
 /// Tag of the section that holds the [`Snapshot`].
 pub(crate) const SNAPSHOT: image::Tag = image::Tag(*b"JOB ");
-/// Tag of the section that holds the [`PageIndex`].
-pub(crate) const PAGES: image::Tag = image::Tag(*b"PAGE");
 
 /// A frozen job.
 #[derive(Debug, Clone, Encode, Decode)]
@@ -142,42 +141,6 @@ pub struct Mapped {
     pub writable: bool,
 }
 
-/// Where the page stream's blocks belong.
-#[derive(Debug, Clone, Default, Encode, Decode)]
-pub struct PageIndex {
-    /// One entry a block.
-    pub blocks: Vec<BlockPages>,
-}
-
-/// What one block holds: the concatenation of these runs.
-#[derive(Debug, Clone, Encode, Decode)]
-pub struct BlockPages {
-    /// The block.
-    pub block: BlockId,
-    /// Its runs in order.
-    pub runs: Vec<PageRun>,
-}
-
-/// A run of bytes of one object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
-pub struct PageRun {
-    /// Whose bytes.
-    pub object: Object,
-    /// Address in the process, or offset in the file.
-    pub address: u64,
-    /// Length in bytes.
-    pub length: u32,
-}
-
-/// What has bytes in the page stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
-pub enum Object {
-    /// The memory of a process, by its index.
-    Memory(u32),
-    /// A nameless file, by its index.
-    Content(u32),
-}
-
 impl Snapshot {
     /// Reads the snapshot of an image.
     ///
@@ -191,17 +154,6 @@ impl Snapshot {
     /// The processes that live.
     pub fn alive(&self) -> impl Iterator<Item = (&Process, &Live)> {
         self.processes.iter().filter_map(|process| Some((process, process.live()?)))
-    }
-}
-
-impl PageIndex {
-    /// Reads the page index of an image.
-    ///
-    /// # Errors
-    ///
-    /// The section is missing or damaged.
-    pub fn of(image: &image::Reader) -> Result<Self> {
-        image.section(PAGES)?.ok_or_else(|| missing(image, "page index"))
     }
 }
 

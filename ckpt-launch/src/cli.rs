@@ -94,12 +94,18 @@ pub struct Keeping {
     #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true,
           value_parser = clap::value_parser!(i32).range(-7..=22))]
     pub level: i32,
+    /// Earlier generations that an image may need, at most: what has not changed since is not stored
+    /// again; 0: each image is complete by itself
+    #[arg(long, value_name = "N", default_value_t = capture::INCREMENTS as u32,
+          value_parser = clap::value_parser!(u32).range(..=64))]
+    pub increments: u32,
 }
 
 /// What holds where nothing is said.
 impl Default for Keeping {
     fn default() -> Self {
-        Self { interval: None, mtbf: None, keep: 2, level: 1 }
+        let increments = capture::INCREMENTS as u32;
+        Self { interval: None, mtbf: None, keep: 2, level: 1, increments }
     }
 }
 
@@ -110,6 +116,7 @@ impl Keeping {
             dir: dir.to_path_buf(),
             level: self.level,
             keep: self.keep as usize,
+            increments: self.increments as usize,
             ..capture::Options::default()
         }
     }
@@ -135,6 +142,10 @@ impl Keeping {
             ("--mtbf", self.mtbf.map(|mtbf| mtbf.as_secs_f64().to_string())),
             ("--keep", (self.keep != usual.keep).then(|| self.keep.to_string())),
             ("--level", (self.level != usual.level).then(|| self.level.to_string())),
+            (
+                "--increments",
+                (self.increments != usual.increments).then(|| self.increments.to_string()),
+            ),
         ];
         let given = options.into_iter().filter_map(|(name, value)| Some([name.into(), value?]));
         given.flatten().collect()
@@ -343,7 +354,14 @@ impl Which {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Take a checkpoint now; returns once the image is durable
-    Checkpoint(Which),
+    Checkpoint {
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        which: Which,
+        /// One that is complete by itself, so that it can be copied elsewhere alone
+        #[arg(long)]
+        full: bool,
+    },
     /// Say how a running job is doing
     Status(Which),
     /// Kill all of a running job (SIGKILL)
@@ -418,8 +436,8 @@ mod tests {
 
     #[test]
     fn flags_survive_being_handed_on() {
-        let line =
-            ["ckpt-launch", "--slurm", "--total", "1-02", "-i2.5", "--mtbf", "7d", "-vv", "x"];
+        let line = ["ckpt-launch", "--slurm", "--total", "1-02", "-i2.5", "--mtbf", "7d", "-vv"];
+        let line = line.into_iter().chain(["--increments", "0", "x"]);
         let launch = Launch::parse_from(line);
         let slurm = launch.slurm.words();
         let words = [slurm, launch.keeping.words(), launch.talk.words()].concat();

@@ -22,7 +22,7 @@ use crate::words;
 pub fn run(args: &Ckpt) -> u8 {
     let voice = Voice::new("ckpt", &args.talk);
     let result = match &args.verb {
-        Verb::Checkpoint(which) => checkpoint(which, &voice),
+        Verb::Checkpoint { which, full } => checkpoint(which, *full, &voice),
         Verb::Status(which) => status(which, &voice),
         Verb::Kill(which) => kill(which, &voice),
         Verb::Inspect { path } => images::inspect(path.as_deref(), &voice),
@@ -56,11 +56,11 @@ fn connect(which: &Which) -> Result<Connection> {
     Connection::find(&cli::absolute(&which.place.directory())?, which.wanted())
 }
 
-fn checkpoint(which: &Which, voice: &Voice) -> Result<()> {
+fn checkpoint(which: &Which, full: bool, voice: &Voice) -> Result<()> {
     let connection = connect(which)?;
     let outcome = {
         let relay = Relay::new(voice, "checkpoint", &mut []);
-        connection.checkpoint(&mut |event| hear(event, &relay))?
+        connection.checkpoint(full, &mut |event| hear(event, &relay))?
     };
     match outcome {
         Outcome::Taken(event) => voice.say(&event, taken_words(&event)),

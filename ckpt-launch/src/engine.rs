@@ -98,6 +98,8 @@ fn of_dmtcp(report: backend::Report) -> Report {
         bytes_read: report.bytes,
         bytes_stored: report.bytes,
         bytes_skipped: 0,
+        bytes_unchanged: 0,
+        needs: 0,
         alone: None,
     }
 }

@@ -1,16 +1,20 @@
 //! Live tree → image: freeze, look at every kind of object, stream the memory, publish, release.
 
+mod base;
 pub(crate) mod files;
 pub(crate) mod freeze;
 mod gate;
+mod increment;
 mod numbers;
 mod pause;
 pub(crate) mod plan;
 pub(crate) mod processes;
 pub(crate) mod refuse;
+mod sieve;
 mod states;
 pub(crate) mod stream;
 mod twin;
+pub(crate) mod watch;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -22,15 +26,16 @@ use crate::job::{History, Job};
 use crate::os::{clock, cpu, elf};
 use crate::progress::{Event, Observer};
 use crate::snapshot::tree::{self, Outside};
-use crate::snapshot::{Host, PAGES, PageIndex, SNAPSHOT, Snapshot, sound};
+use crate::snapshot::{Host, SNAPSHOT, Snapshot, sound};
 
 pub use gate::{Alone, Gate, Step};
 
+use base::Base;
 use files::Collector;
 use freeze::Frozen;
 use plan::Plan;
 use processes::Before;
-use stream::Streamed;
+use stream::{Found, Streamed};
 
 /// How a checkpoint is taken.
 #[derive(Debug, Clone)]
@@ -45,6 +50,11 @@ pub struct Options {
     pub freeze_timeout: Duration,
     /// Threads that read and compress; 0 means one a core.
     pub workers: usize,
+    /// How many earlier generations an image may need, at most: what is in these is not stored
+    /// again. 0 makes each image complete by itself.
+    pub increments: usize,
+    /// This one is complete by itself whatever [`Self::increments`] says.
+    pub full: bool,
     /// The new generation is at least this one.
     pub generation: u64,
     /// The job ends with this checkpoint: it stands still from the capture on, and is killed
@@ -61,11 +71,16 @@ impl Default for Options {
             keep: 2,
             freeze_timeout: Duration::from_secs(10),
             workers: 0,
+            increments: INCREMENTS,
+            full: false,
             generation: 1,
             stop: false,
         }
     }
 }
+
+/// How many earlier generations an image needs at most, where nothing else is said.
+pub const INCREMENTS: usize = 8;
 
 /// What a checkpoint did. Bytes of memory and file contents, not of the snapshot.
 #[derive(Debug, Clone)]
@@ -86,8 +101,12 @@ pub struct Report {
     pub bytes_read: u64,
     /// Bytes of the image file.
     pub bytes_stored: u64,
-    /// Bytes that needed no storing: zero pages and clean pages of files.
+    /// Bytes that needed no storing: zero pages, clean pages of files, what is there already.
     pub bytes_skipped: u64,
+    /// Of these, bytes that earlier generations have.
+    pub bytes_unchanged: u64,
+    /// How many earlier generations the image needs.
+    pub needs: usize,
     /// Why this generation is not one of all launchers ([`Gate::published`]).
     pub alone: Option<String>,
 }
@@ -169,9 +188,13 @@ fn take(
     let directory = Directory::create(&options.dir)?;
     let generation = options.generation.max(1 + newest_generation(&directory, job)?);
     let name = image::file_name(&job.name, job.id, generation);
-    let header = image::NewHeader { job: job.id, generation, parent: image::ImageId::NONE };
+    let base = increment::base(&directory, job, options);
+    if options.increments > 0 && !options.stop {
+        job.watches.begin(job.parent, options.freeze_timeout);
+    }
+    let header = image::NewHeader { job: job.id, generation };
     let mut writer = Writer::create(&options.dir, &name, &header, options.level)?;
-    let taken = freeze_and_copy(job, options, (observer, gate), &writer)?;
+    let taken = freeze_and_copy(job, options, (observer, gate), (&writer, base.as_ref()))?;
 
     let mut snapshot = taken.snapshot;
     restorable(&snapshot)?;
@@ -180,7 +203,7 @@ fn take(
         mapped.build_id = elf::build_id(&mapped.file.path);
     }
     writer.section(SNAPSHOT, Importance::Critical, &snapshot)?;
-    writer.section(PAGES, Importance::Critical, &taken.index)?;
+    let needs = increment::write(&mut writer, taken.found, base.as_ref())?;
     writer.section(image::Tag::HIST, Importance::Skippable, &with_this(job.history))?;
     if let Some(last) = taken.last_number {
         writer.section(image::Tag::LAST, Importance::Skippable, &last)?;
@@ -188,9 +211,12 @@ fn take(
     if let Some(container) = &job.container {
         writer.section(image::Tag::CTNR, Importance::Skippable, container)?;
     }
+    let id = writer.header().id;
     let finished = writer.finish()?;
     gate.pass(Step::Durable)?;
     let published = finished.publish()?;
+    job.watches.since(id);
+    drop(base);
     let alone = gate.published(generation, &published.path).err();
     if alone.is_none()
         && let Some(frozen) = taken.held
@@ -209,7 +235,9 @@ fn take(
         tasks: taken.tasks,
         bytes_read: taken.streamed.read,
         bytes_stored: published.bytes,
-        bytes_skipped: taken.skipped + taken.streamed.zero,
+        bytes_skipped: taken.skipped + taken.streamed.left_out,
+        bytes_unchanged: taken.streamed.unchanged,
+        needs,
         alone: alone.map(|error| error.to_string()),
     })
 }
@@ -241,7 +269,7 @@ struct Taken {
     snapshot: Snapshot,
     /// The process number that was handed out last.
     last_number: Option<i32>,
-    index: PageIndex,
+    found: Found,
     streamed: Streamed,
     skipped: u64,
     tasks: usize,
@@ -254,9 +282,9 @@ fn freeze_and_copy(
     job: &mut Job,
     options: &Options,
     (observer, gate): (&dyn Observer, &dyn Gate),
-    writer: &Writer,
+    (writer, base): (&Writer, Option<&Base>),
 ) -> Result<Taken> {
-    let mut before = Before::look(job.parent, &mut job.standing);
+    let mut before = Before::look(job.parent, &mut job.standing, &job.watches);
     let mut files = Collector::new();
     let stopped = Instant::now();
     let mut frozen = freeze::freeze(job.parent, options.freeze_timeout)?;
@@ -278,16 +306,21 @@ fn freeze_and_copy(
     // The clocks last: what is left of a timer was read before, so none fires too early.
     let host = host(first);
     plan.contents(&mut files)?;
+    job.watches.look(&mut plan, &frozen, base, &mut processes)?;
     // One that is killed in the end need not go on soon.
     let twins = match options.stop {
         true => {
+            let own = std::mem::take(&mut plan.own);
+            plan.extents.extend(own);
             plan.look(&mut processes, |index| frozen.processes[index].pid)?;
             None
         }
         false => pause::shorten(&mut plan, &frozen, &mut processes)?,
     };
     tracing::debug!(since = ?stopped.elapsed(), twins = twins.as_ref().map(HashMap::len), "copied");
-    let write = |plan: &Plan| stream::write(plan, writer, options.level, options.workers, observer);
+    let sieve = increment::sieve(job.id, base, options, &processes);
+    let means = (options.level, options.workers);
+    let write = |plan: &Plan| stream::write(plan, writer, &sieve, means, observer);
     let written = twins.is_none().then(|| write(&plan)).transpose()?;
     gate.pass(Step::Captured)?;
     let held = options.stop.then_some(frozen);
@@ -296,7 +329,7 @@ fn freeze_and_copy(
     if held.is_none() {
         observer.event(Event::Released { frozen });
     }
-    let (index, streamed) = match written {
+    let (found, streamed) = match written {
         Some(written) => written,
         None => {
             twins.iter().try_for_each(|twins| pause::look(&mut plan, twins, &mut processes))?;
@@ -314,7 +347,7 @@ fn freeze_and_copy(
         .inspect_err(|error| tracing::info!(%error, "which number came last is not known"))
         .ok();
     let skipped = plan.skipped;
-    Ok(Taken { snapshot, last_number, index, streamed, skipped, tasks, frozen, held })
+    Ok(Taken { snapshot, last_number, found, streamed, skipped, tasks, frozen, held })
 }
 
 /// The machine as process `pid` sees it.

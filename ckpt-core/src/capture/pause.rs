@@ -4,15 +4,16 @@
 //! made where its pages would not fit if the job wrote to all of them. Then the job stands until
 //! everything is read.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::freeze::Frozen;
-use super::plan::{Plan, Source};
+use super::plan::{Extent, Plan, Source, Stretch};
 use super::stream::read_whole;
 use super::twin::Twin;
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::{headroom, maps, proc};
 use crate::snapshot::Process;
+use crate::snapshot::pages::Object;
 
 /// The bytes that are copied in the pause, at most.
 const HELD: u64 = 64 << 20;
@@ -30,7 +31,7 @@ pub(crate) fn shorten(
     frozen: &Frozen,
     processes: &mut [Process],
 ) -> Result<Option<HashMap<usize, Twin>>> {
-    let large: BTreeSet<usize> = plan.later.iter().map(|stretch| stretch.process).collect();
+    let large = large(plan);
     let twins = match obstacle(plan, processes, &large) {
         Some(why) => {
             tracing::info!("the job stands still until all is read: {why}");
@@ -45,11 +46,44 @@ pub(crate) fn shorten(
             }
         },
     };
+    let of_twins;
     match &twins {
-        Some(_) => hold(plan)?,
-        None => plan.look(processes, |index| frozen.processes[index].pid)?,
+        Some(twins) => {
+            let from_twin = |extent: &Extent| match extent.object {
+                Object::Memory(index) => twins.contains_key(&(index as usize)),
+                Object::Content(_) => false,
+            };
+            let held: Vec<Extent>;
+            (of_twins, held) = std::mem::take(&mut plan.own).into_iter().partition(from_twin);
+            plan.extents.extend(held);
+            hold(plan)?;
+        }
+        None => {
+            of_twins = std::mem::take(&mut plan.own);
+            plan.look(processes, |index| frozen.processes[index].pid)?;
+        }
     }
+    plan.extents.extend(of_twins);
     Ok(twins)
+}
+
+/// The processes that a twin is made of: much of their memory is to be looked at yet, or to be read.
+fn large(plan: &Plan) -> BTreeSet<usize> {
+    let mut large: BTreeSet<usize> = plan.later.iter().map(|stretch| stretch.process).collect();
+    let mut bytes: BTreeMap<usize, u64> = BTreeMap::new();
+    for extent in &plan.own {
+        if let Object::Memory(index) = extent.object {
+            *bytes.entry(index as usize).or_default() += extent.length;
+        }
+    }
+    let mut room = HELD.saturating_sub(plan.total());
+    for (index, bytes) in bytes {
+        match room.checked_sub(bytes) {
+            Some(left) if !large.contains(&index) => room = left,
+            _ => drop(large.insert(index)),
+        }
+    }
+    large
 }
 
 /// Looks at what was put off, in the twins.
@@ -64,14 +98,24 @@ pub(crate) fn look(
     processes: &mut [Process],
 ) -> Result<()> {
     for (&index, twin) in twins {
-        let wiped = |flags: &Vec<[u8; 2]>| flags.contains(b"wf");
         let flags = maps::flags(twin.pid())?;
-        let whole = flags.iter().filter(|(_, flags)| !wiped(flags));
-        let whole: HashSet<(u64, u64)> = whole.map(|(&(start, end, ..), _)| (start, end)).collect();
-        let mut its = plan.later.iter().filter(|stretch| stretch.process == index);
-        if let Some(lost) = its.find(|it| !whole.contains(&it.range())) {
-            let what =
-                format!("the memory at {:#x} is not in a copy of the process", lost.range().0);
+        let wiped = |flags: &[[u8; 2]]| flags.contains(b"wf");
+        let mut whole: Vec<(u64, u64)> = flags
+            .iter()
+            .filter(|(_, flags)| !wiped(flags))
+            .map(|(&(start, end, ..), _)| (start, end))
+            .collect();
+        whole.sort_unstable();
+        let is_there = |(start, end): (u64, u64)| {
+            let behind = whole.partition_point(|area| area.0 <= start);
+            behind.checked_sub(1).is_some_and(|area| end <= whole[area].1)
+        };
+        let later = plan.later.iter().filter(|stretch| stretch.process == index);
+        let from_it = |extent: &&Extent| extent.source == plan.memories[index].1;
+        let sooner = plan.extents.iter().filter(from_it);
+        let sooner = sooner.map(|extent| (extent.at, extent.at + extent.length));
+        if let Some(lost) = later.map(Stretch::range).chain(sooner).find(|it| !is_there(*it)) {
+            let what = format!("the memory at {:#x} is not in a copy of the process", lost.0);
             return Err(Error::new(ErrorKind::Busy, what).help("try again"));
         }
     }
@@ -103,8 +147,7 @@ fn obstacle(plan: &Plan, processes: &[Process], large: &BTreeSet<usize>) -> Opti
         return Some("a copy would fall to its own subreaper");
     }
     let pids = large.iter().map(|&index| plan.memories[index].0);
-    let copied: u64 =
-        pids.clone().filter_map(|pid| Some(proc::status(pid).ok()?.private_bytes())).sum();
+    let copied: u64 = pids.clone().map(proc::private_bytes).sum();
     let left = pids.map(headroom::left).min().unwrap_or_default();
     if left < copied.saturating_add(RESERVE) {
         return Some("there is no room for a copy");

@@ -13,7 +13,8 @@ use crate::kinds::memory::Backing;
 use crate::os::PAGE;
 use crate::os::maps::Map;
 use crate::os::pagemap::{Class, Pagemap, Run};
-use crate::snapshot::{Life, Mapped, Object, Process};
+use crate::snapshot::pages::Object;
+use crate::snapshot::{Life, Mapped, Process};
 
 /// A stretch of bytes to be read from one source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +68,10 @@ pub(crate) struct Plan {
     pub(crate) memories: Vec<(i32, u32)>,
     /// What has not been looked at yet.
     pub(crate) later: Vec<Stretch>,
+    /// Private memory that is copied in the pause, or read from a twin, as there is room.
+    pub(crate) own: Vec<Extent>,
+    /// What an earlier generation has.
+    pub(crate) clean: Vec<Clean>,
     /// The memory of processes' copies, and which source each is to take the place of.
     pub(crate) twins: Vec<(u32, File)>,
     /// Populated bytes that need no storing.
@@ -79,10 +84,28 @@ pub(crate) struct Stretch {
     /// The process' index.
     pub(crate) process: usize,
     /// The area's index.
-    area: usize,
+    pub(crate) area: usize,
     start: u64,
     end: u64,
-    on_file: bool,
+    pub(crate) on_file: bool,
+}
+
+/// Memory that was not written to since the base was made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clean {
+    /// The process' index.
+    pub(crate) process: u32,
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+}
+
+/// Which list of the plan is added to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Into {
+    /// [`Plan::extents`].
+    Extents,
+    /// [`Plan::own`].
+    Own,
 }
 
 impl Stretch {
@@ -122,20 +145,51 @@ impl Plan {
     ) -> Result<()> {
         let mut open: Option<(usize, Pagemap)> = None;
         for stretch in std::mem::take(&mut self.later) {
-            let Stretch { process, area, start, end, on_file } = stretch;
+            let process = stretch.process;
             let pagemap = match open.take() {
                 Some((known, pagemap)) if known == process => pagemap,
                 _ => Pagemap::open(pid(process))?,
             };
-            let source = self.memories.get(process).map_or(0, |&(_, source)| source);
-            let whose = (process as u32, source);
-            let guards = self.private(&pagemap, whose, (start, end), (on_file, true))?;
-            if let Life::Alive(live) = &mut processes[process].life {
-                live.space.areas[area].guards = guards;
-            }
+            self.look_at(&pagemap, &stretch, processes, Into::Extents)?;
             open = Some((process, pagemap));
         }
         Ok(())
+    }
+
+    /// Looks at one stretch.
+    pub(crate) fn look_at(
+        &mut self,
+        pagemap: &Pagemap,
+        stretch: &Stretch,
+        processes: &mut [Process],
+        into: Into,
+    ) -> Result<()> {
+        let &Stretch { process, area, start, end, on_file } = stretch;
+        let whose = (process as u32, self.source_of(process));
+        let guards = self.private(pagemap, whose, (start, end), (on_file, true), into)?;
+        if let Life::Alive(live) = &mut processes[process].life {
+            live.space.areas[area].guards = guards;
+        }
+        Ok(())
+    }
+
+    /// The source that is this process' memory.
+    fn source_of(&self, process: usize) -> u32 {
+        self.memories.get(process).map_or(0, |&(_, source)| source)
+    }
+
+    /// Adds private pages of a stretch that were written to.
+    pub(crate) fn written(&mut self, stretch: &Stretch, (start, end): (u64, u64)) {
+        let process = stretch.process as u32;
+        self.own.push(Extent {
+            object: Object::Memory(process),
+            address: start,
+            length: end - start,
+            source: self.source_of(stretch.process),
+            at: start,
+            keep_zeroes: stretch.on_file,
+            is_private: true,
+        });
     }
 
     /// Adds the private pages of a range, and returns its guard regions.
@@ -145,6 +199,7 @@ impl Plan {
         (index, source): (u32, u32),
         (start, end): (u64, u64),
         (keep_zeroes, is_private): (bool, bool),
+        into: Into,
     ) -> Result<Vec<(u64, u64)>> {
         let object = Object::Memory(index);
         let mut guards = Vec::new();
@@ -152,15 +207,12 @@ impl Plan {
             match class {
                 Class::Data => {
                     let (address, length, at) = (start, end - start, start);
-                    self.extents.push(Extent {
-                        object,
-                        address,
-                        length,
-                        source,
-                        at,
-                        keep_zeroes,
-                        is_private,
-                    });
+                    let extent =
+                        Extent { object, address, length, source, at, keep_zeroes, is_private };
+                    match into {
+                        Into::Extents => self.extents.push(extent),
+                        Into::Own => self.own.push(extent),
+                    }
                 }
                 Class::Guard => guards.push((start, end)),
                 // A clean page of the file, or of a nameless file that is saved by itself.
@@ -308,7 +360,7 @@ impl Pages<'_> {
             return Ok(Vec::new());
         }
         let whose = (self.index, self.source);
-        self.plan.private(&self.pagemap, whose, (start, end), (on_file, forks))
+        self.plan.private(&self.pagemap, whose, (start, end), (on_file, forks), Into::Extents)
     }
 
     /// Adds all bytes of a range that is shared with a file.

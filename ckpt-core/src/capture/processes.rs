@@ -8,6 +8,7 @@ use super::freeze::{Frozen, FrozenProcess};
 use super::plan::Plan;
 use super::refuse;
 use super::states::States;
+use super::watch::Watches;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kinds::Hand;
 use crate::kinds::asks::Asks;
@@ -40,17 +41,19 @@ pub(crate) struct Before<'a> {
     pub(crate) standing: &'a mut Standing,
     /// Of the time behind it: nothing is asked of it before.
     pub(crate) states: States,
+    pub(crate) watches: &'a Watches,
 }
 
 impl<'a> Before<'a> {
     /// Looks at the descendants of `parent` while they run.
-    pub(crate) fn look(parent: i32, standing: &'a mut Standing) -> Self {
+    pub(crate) fn look(parent: i32, standing: &'a mut Standing, watches: &'a Watches) -> Self {
         let mut before = Self {
             flags: AreaFlags::new(),
             seen: Sightings::new(),
             cut_short: BTreeMap::new(),
             standing,
             states: States::default(),
+            watches,
         };
         // The launcher's are what they are.
         let _ = before.states.namespaces(parent);
@@ -159,7 +162,8 @@ fn live(
     let Table { descriptors, locks } = files.descriptors(pid, links)?;
     let flags = area_flags(pid, &maps, before)?;
     let is_large = before.states.status(pid)?.private_bytes() >= LARGE;
-    let areas = areas(pid, (index, is_large), &maps, &flags, files, plan)?;
+    let whose = (pid, index, is_large);
+    let areas = areas(whose, (&maps, &flags), before.watches, files, plan)?;
 
     let mut live = Live {
         space: AddressSpace::default(),
@@ -327,10 +331,9 @@ const LARGE: u64 = 2 << 20;
 
 /// The areas of a process, and what of their pages must be saved.
 fn areas(
-    pid: i32,
-    (index, is_large): (u32, bool),
-    maps: &[Map],
-    flags: &maps::Flags,
+    (pid, index, is_large): (i32, u32, bool),
+    (maps, flags): (&[Map], &maps::Flags),
+    watches: &Watches,
     files: &mut Collector,
     plan: &mut Plan,
 ) -> Result<Vec<Area>> {
@@ -349,7 +352,7 @@ fn areas(
         let flags = flags.get(&map.key()).map_or(&[][..], Vec::as_slice);
         let backing = files.backing(pid, map, flags)?;
         let guards = pages.area(areas.len(), map, backing, &files.mapped, flags)?;
-        refuse::area(map, flags)?;
+        refuse::area(map, flags, watches.has(pid))?;
         areas.push(Area::capture(map, backing, flags, guards));
     }
     Ok(areas)

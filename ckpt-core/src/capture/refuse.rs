@@ -82,14 +82,15 @@ fn own_namespaces(pid: i32, parent: i32, states: &States) -> Result<()> {
 /// # Errors
 ///
 /// [`ErrorKind::Unsupported`], with the area.
-pub(crate) fn area(map: &Map, flags: &[[u8; 2]]) -> Result<()> {
+pub(crate) fn area(map: &Map, flags: &[[u8; 2]], watched: bool) -> Result<()> {
     const KINDS: [(&[u8; 2], &str); 4] = [
         (b"ss", "is a shadow stack"),
         (b"um", "is watched by userfaultfd"),
         (b"uw", "is watched by userfaultfd"),
         (b"ht", "is made of huge pages of hugetlbfs"),
     ];
-    match KINDS.iter().find(|(flag, _)| flags.contains(flag)) {
+    let ours = |flag: &[u8; 2]| watched && flag == b"uw";
+    match KINDS.iter().find(|(flag, _)| flags.contains(flag) && !ours(flag)) {
         Some((_, why)) => {
             let what = format!("the memory at {:#x} {why}, which cannot be saved yet", map.start);
             Err(Error::new(ErrorKind::Unsupported, what))

@@ -1,55 +1,81 @@
-//! The page stream: readers compress and append blocks, as many at once as there are workers.
+//! The page stream: workers read, sieve, compress and append, as many at once as there are cores.
 //!
-//! Each worker takes the next stretch of the plan, reads it into its own buffer, closes up the
-//! zero pages, and appends what is left as one block. Memory is bounded by one block a worker.
+//! Each worker takes the next stretch of the plan, reads it into its own buffer, leaves out what needs no
+//! storing ([`Sieve`]), and appends a block whenever enough is left over. Memory is bounded by two blocks
+//! a worker.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use super::plan::{Extent, Plan, Source};
+use super::plan::{Clean, Extent, Plan, Source};
+use super::sieve::{Elsewhere, Kept, Sieve, refer};
 use crate::error::{Error, Result};
 use crate::image::{Packer, Writer};
-use crate::os::PAGE;
 use crate::os::cpu::{in_parallel, workers};
 use crate::progress::{Event, Observer};
-use crate::snapshot::{BlockPages, Object, PageIndex, PageRun};
+use crate::snapshot::pages::{BlockPages, Hash, Object, PageIndex, PageRun};
 
-/// Plaintext bytes of a full block.
+/// Bytes that are read at once, and the least of a block but the last of each worker.
 const BLOCK: u64 = 512 * 1024;
 
 /// How much came of it, in bytes.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Streamed {
     pub(crate) read: u64,
-    pub(crate) zero: u64,
+    /// Read, and not stored: zero pages, and what is there already.
+    pub(crate) left_out: u64,
+    /// Known to be as in an earlier generation, read or not.
+    pub(crate) unchanged: u64,
+}
+
+/// Where everything is.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) pages: PageIndex,
+    /// A hash of each page of these, in their order.
+    pub(crate) hashes: Vec<Hash>,
+    pub(crate) elsewhere: Elsewhere,
 }
 
 /// Writes the bytes of the plan as blocks, and returns where they are.
 pub(crate) fn write(
     plan: &Plan,
     image: &Writer,
-    level: i32,
-    wanted: usize,
+    sieve: &Sieve<'_>,
+    (level, wanted): (i32, usize),
     observer: &dyn Observer,
-) -> Result<(PageIndex, Streamed)> {
+) -> Result<(Found, Streamed)> {
     let pieces = pieces(&plan.extents);
     let shared = Shared {
         plan,
         image,
+        sieve,
         pieces: &pieces,
         next: AtomicUsize::new(0),
         stop: AtomicBool::new(false),
         done: AtomicU64::new(0),
-        zero: AtomicU64::new(0),
+        stored: AtomicU64::new(0),
         total: plan.total(),
-        index: Mutex::new(PageIndex::default()),
+        found: Mutex::default(),
         observer,
     };
     let count = workers(wanted).min(pieces.len().max(1));
     in_parallel(count, || shared.work(level))?;
-    let (read, zero) = (shared.done.into_inner(), shared.zero.into_inner());
-    let index = shared.index.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    Ok((index, Streamed { read, zero }))
+    let (read, stored) = (shared.done.into_inner(), shared.stored.into_inner());
+    let mut found = shared.found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    plan.clean.iter().for_each(|clean| unwritten(sieve, clean, &mut found.elsewhere));
+    let unchanged = found.elsewhere.iter().filter(|((image, _), _)| *image > 0);
+    let unchanged = unchanged.flat_map(|(_, parts)| parts).map(|it| u64::from(it.run.length)).sum();
+    Ok((found, Streamed { read, left_out: read - stored, unchanged }))
+}
+
+/// Refers to what the base has of memory that was not written to.
+fn unwritten(sieve: &Sieve<'_>, clean: &Clean, elsewhere: &mut Elsewhere) {
+    let memory = sieve.memories.get(clean.process as usize).copied().flatten();
+    let Some((base, memory)) = sieve.base.zip(memory) else { return };
+    for (place, address, length) in base.parts(memory, (clean.start, clean.end)) {
+        refer(elsewhere, place, PageRun { object: Object::Memory(clean.process), address, length });
+    }
 }
 
 /// Cuts and joins extents to pieces of a block's length each.
@@ -80,52 +106,88 @@ fn pieces(extents: &[Extent]) -> Vec<Vec<Extent>> {
 struct Shared<'a> {
     plan: &'a Plan,
     image: &'a Writer,
+    sieve: &'a Sieve<'a>,
     pieces: &'a [Vec<Extent>],
     next: AtomicUsize,
     stop: AtomicBool,
     done: AtomicU64,
-    zero: AtomicU64,
+    stored: AtomicU64,
     total: u64,
-    index: Mutex<PageIndex>,
+    found: Mutex<Found>,
     observer: &'a dyn Observer,
+}
+
+/// What a worker has read and not yet written.
+struct Pending {
+    packer: Packer,
+    /// Room for what is less than a block, and one piece more.
+    buffer: Vec<u8>,
+    filled: usize,
+    kept: Kept,
+    elsewhere: Elsewhere,
 }
 
 impl Shared<'_> {
     fn work(&self, level: i32) -> Result<()> {
-        let mut packer = Packer::new(level)?;
-        let mut buffer = vec![0u8; BLOCK as usize];
+        let mut pending = Pending {
+            packer: Packer::new(level)?,
+            buffer: vec![0u8; 2 * BLOCK as usize],
+            filled: 0,
+            kept: Kept::default(),
+            elsewhere: Elsewhere::new(),
+        };
+        let worked = self.work_on(&mut pending);
+        if worked.is_err() {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+        worked
+    }
+
+    fn work_on(&self, pending: &mut Pending) -> Result<()> {
         while let Some(piece) = self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             if self.stop.load(Ordering::Relaxed) {
-                break;
+                return Ok(());
             }
-            if let Err(error) = self.piece(piece, &mut buffer, &mut packer) {
-                self.stop.store(true, Ordering::Relaxed);
-                return Err(error);
+            self.read(piece, pending)?;
+            if pending.filled as u64 >= BLOCK {
+                self.append(pending)?;
             }
+        }
+        self.append(pending)?;
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        for (block, parts) in std::mem::take(&mut pending.elsewhere) {
+            found.elsewhere.entry(block).or_default().extend(parts);
         }
         Ok(())
     }
 
-    fn piece(&self, piece: &[Extent], buffer: &mut [u8], packer: &mut Packer) -> Result<()> {
-        let mut runs = Vec::new();
-        let mut filled = 0;
+    fn read(&self, piece: &[Extent], pending: &mut Pending) -> Result<()> {
         let mut read = 0;
         for extent in piece {
-            let length = extent.length as usize;
             let source = &self.plan.sources[extent.source as usize];
-            let room = &mut buffer[filled..filled + length];
+            let room = &mut pending.buffer[pending.filled..][..extent.length as usize];
             let got = read_whole(source, extent, room)?;
             read += extent.length;
-            filled += close_up(&mut room[..got], extent, &mut runs);
-        }
-        self.zero.fetch_add(read - filled as u64, Ordering::Relaxed);
-        if filled > 0 {
-            let block = self.image.append(&buffer[..filled], packer)?;
-            let mut index = self.index.lock().unwrap_or_else(|e| e.into_inner());
-            index.blocks.push(BlockPages { block, runs });
+            let (kept, elsewhere) = (&mut pending.kept, &mut pending.elsewhere);
+            pending.filled += self.sieve.pass(&mut room[..got], extent, kept, elsewhere);
         }
         let done = self.done.fetch_add(read, Ordering::Relaxed) + read;
         self.observer.event(Event::Bytes { done, total: self.total });
+        Ok(())
+    }
+
+    fn append(&self, pending: &mut Pending) -> Result<()> {
+        let filled = std::mem::take(&mut pending.filled);
+        if filled == 0 {
+            return Ok(());
+        }
+        let block = self.image.append(&pending.buffer[..filled], &mut pending.packer)?;
+        self.stored.fetch_add(filled as u64, Ordering::Relaxed);
+        let kept = std::mem::take(&mut pending.kept);
+        self.sieve.remember(block, &kept);
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.hashes.extend(kept.hashes);
+        found.pages.blocks.push(BlockPages { block, runs: kept.runs });
         Ok(())
     }
 }
@@ -151,40 +213,6 @@ pub(crate) fn read_whole(source: &Source, extent: &Extent, into: &mut [u8]) -> R
     Ok(done)
 }
 
-/// Moves the pages that are to be kept together, notes them as runs, and returns their bytes.
-fn close_up(bytes: &mut [u8], extent: &Extent, runs: &mut Vec<PageRun>) -> usize {
-    let mut kept = 0;
-    let mut at = 0;
-    while at < bytes.len() {
-        let end = (at + PAGE as usize).min(bytes.len());
-        if extent.keep_zeroes || !is_zero(&bytes[at..end]) {
-            let address = extent.address + at as u64;
-            let length = (end - at) as u32;
-            match runs.last_mut() {
-                Some(last)
-                    if last.object == extent.object
-                        && last.address + u64::from(last.length) == address =>
-                {
-                    last.length += length;
-                }
-                _ => runs.push(PageRun { object: extent.object, address, length }),
-            }
-            if kept != at {
-                bytes.copy_within(at..end, kept);
-            }
-            kept += end - at;
-        }
-        at = end;
-    }
-    kept
-}
-
-fn is_zero(page: &[u8]) -> bool {
-    // Most pages that are not zero show it soon.
-    let (chunks, rest) = page.as_chunks::<64>();
-    chunks.iter().all(|chunk| *chunk == [0; 64]) && rest.iter().all(|&byte| byte == 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,29 +230,5 @@ mod tests {
         assert!(pieces.iter().all(|p| p.iter().map(|e| e.length).sum::<u64>() <= BLOCK));
         let total: u64 = pieces.iter().flatten().map(|e| e.length).sum();
         assert_eq!(total, 4 * BLOCK + 12);
-    }
-
-    #[test]
-    fn zero_pages_are_closed_up() {
-        let page = PAGE as usize;
-        let mut bytes = vec![0u8; 4 * page];
-        bytes[page] = 1;
-        bytes[2 * page + 9] = 2;
-        let mut runs = Vec::new();
-        let kept = close_up(&mut bytes, &extent(0x10000, 4 * PAGE), &mut runs);
-        assert_eq!(kept, 2 * page);
-        assert_eq!((bytes[0], bytes[page + 9]), (1, 2));
-        let wanted =
-            PageRun { object: Object::Memory(0), address: 0x11000, length: 2 * PAGE as u32 };
-        assert_eq!(runs, [wanted]);
-    }
-
-    #[test]
-    fn zero_pages_over_a_file_are_kept() {
-        let mut bytes = vec![0u8; 3 * PAGE as usize];
-        let mut runs = Vec::new();
-        let extent = Extent { keep_zeroes: true, ..extent(0x10000, 3 * PAGE) };
-        assert_eq!(close_up(&mut bytes, &extent, &mut runs), 3 * PAGE as usize);
-        assert_eq!(runs.len(), 1);
     }
 }

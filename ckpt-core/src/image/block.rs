@@ -39,6 +39,11 @@ impl Row {
         self.offset.saturating_add(u64::from(self.stored))
     }
 
+    /// What it is called where it is damaged.
+    fn part(&self, id: BlockId) -> String {
+        format!("block {} at offset {}", id.0, self.offset)
+    }
+
     fn sane(&self) -> bool {
         let plain = (1..=MAX_BLOCK as u32).contains(&self.plain);
         plain
@@ -140,15 +145,16 @@ impl Unpacker {
         Ok(Self { context, stored: Vec::new(), plain: Vec::new() })
     }
 
-    /// Reads the block of `row` and gives its plaintext, which stays in this object's buffer.
+    /// Reads the stored bytes of the block of `row`, which stay in this object's buffer.
     /// `row` must have passed [`check_tiling`], which bounds its lengths.
+    pub(super) fn stored(&mut self, file: &File, id: BlockId, row: &Row) -> Result<&[u8], Flaw> {
+        stored(&mut self.stored, file, id, row)
+    }
+
+    /// Reads the block of `row` and gives its plaintext, which stays in this object's buffer.
     pub(super) fn read(&mut self, file: &File, id: BlockId, row: &Row) -> Result<&[u8], Flaw> {
-        let part = || format!("block {} at offset {}", id.0, row.offset);
-        let stored = grown(&mut self.stored, row.stored as usize);
-        file.read_exact_at(stored, row.offset).map_err(|source| Flaw::read(part(), source))?;
-        if crc32fast::hash(stored) != row.crc {
-            return Err(Flaw::damaged(part(), "its checksum is wrong"));
-        }
+        let part = || row.part(id);
+        let stored = stored(&mut self.stored, file, id, row)?;
         if row.codec == Codec::Raw {
             return Ok(stored);
         }
@@ -159,6 +165,20 @@ impl Unpacker {
             Err(source) => Err(Flaw::damaged(part(), source.to_string())),
         }
     }
+}
+
+fn stored<'a>(
+    buffer: &'a mut Vec<u8>,
+    file: &File,
+    id: BlockId,
+    row: &Row,
+) -> Result<&'a [u8], Flaw> {
+    let stored = grown(buffer, row.stored as usize);
+    file.read_exact_at(stored, row.offset).map_err(|source| Flaw::read(row.part(id), source))?;
+    if crc32fast::hash(stored) != row.crc {
+        return Err(Flaw::damaged(row.part(id), "its checksum is wrong"));
+    }
+    Ok(stored)
 }
 
 /// The first `length` bytes of a buffer that only ever grows: each is zeroed once, not per block.

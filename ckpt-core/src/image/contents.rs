@@ -63,6 +63,12 @@ impl Contents {
         value.map(Some).map_err(|source| flaw(source.to_string()))
     }
 
+    /// All sections as they are stored.
+    pub(super) fn sections(&self) -> impl Iterator<Item = (&SectionHeader, &[u8])> {
+        let stored = |it: &Section| self.manifest.get(it.at.clone()).unwrap_or_default();
+        self.sections.iter().map(move |section| (&section.header, stored(section)))
+    }
+
     pub(super) fn summary(&self) -> Summary {
         Summary {
             sections: self.sections.len(),

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::ancestors;
 use super::contents::read_header;
 use super::format::{Header, ImageId, io_error};
 use super::owner;
@@ -215,27 +216,23 @@ impl Directory {
         };
         let mut bad = 0;
         // Without any job known, `wanted` is `None` and these are the files that nobody knows.
-        for entry in entries.into_iter().filter(|entry| entry.job() == wanted) {
-            match self.open_entry(entry, whose) {
+        for entry in entries.iter().filter(|entry| entry.job() == wanted) {
+            match self.open_entry(entry, &entries, whose) {
                 Ok(reader) => return Ok(reader),
-                Err((path, error)) => on_bad(&path, &error),
+                Err(error) => on_bad(&entry.path, &error),
             }
             bad += 1;
         }
         Err(self.nothing_good(wanted, bad))
     }
 
-    fn open_entry(&self, entry: Entry, whose: Whose) -> Result<Reader, (PathBuf, Error)> {
-        let opened = match entry.header {
-            Ok(_) => Reader::open_at(&self.dir, &entry.name, entry.path.clone()),
-            Err(error) => Err(error),
-        };
+    fn open_entry(&self, entry: &Entry, entries: &[Entry], whose: Whose) -> Result<Reader> {
+        let reader = self.restorable(entry, entries)?;
         // Once more: another file may have the name by now.
-        let trusted = opened.and_then(|reader| match whose {
-            Whose::Anybodys => Ok(reader),
-            Whose::Trusted => reader.check_owner().map(|()| reader),
-        });
-        trusted.map_err(|error| (entry.path, error))
+        if whose == Whose::Trusted {
+            reader.check_owner()?;
+        }
+        Ok(reader)
     }
 
     fn nothing_good(&self, job: Option<JobId>, bad: usize) -> Error {
@@ -305,7 +302,7 @@ impl Directory {
     }
 
     /// Removes the images of `job` that are older than its `keep` newest whole ones (at least
-    /// one; blocks are not looked at) and that no kept one needs as a parent. Damaged ones do not
+    /// one; blocks are not looked at) and that no kept one needs. Damaged ones do not
     /// count as kept; those newer than the last kept one are left alone, and strangers' are as if
     /// they were not there. Gives how many were removed.
     ///
@@ -315,8 +312,7 @@ impl Directory {
     pub fn prune(&self, job: JobId, keep: usize) -> Result<usize> {
         let mut entries = self.images()?;
         entries.retain(|entry| entry.job() == Some(job) && entry.is_trusted());
-        let Some(last) = self.last_kept(&entries, keep.max(1)) else { return Ok(0) };
-        let needed = needed(&entries, last);
+        let Some((last, needed)) = self.last_kept(&entries, keep.max(1)) else { return Ok(0) };
         let mut removed = 0;
         for entry in &entries[last + 1..] {
             if entry.header.as_ref().is_ok_and(|header| needed.contains(&header.id)) {
@@ -334,30 +330,27 @@ impl Directory {
         Ok(removed)
     }
 
-    /// The index of the `keep`th whole image.
-    fn last_kept(&self, entries: &[Entry], keep: usize) -> Option<usize> {
-        let whole = |entry: &Entry| {
-            entry.header.is_ok()
-                && Reader::open_at(&self.dir, &entry.name, entry.path.clone()).is_ok()
-        };
-        let mut whole = entries.iter().enumerate().filter(|(_, entry)| whole(entry));
-        whole.nth(keep - 1).map(|(index, _)| index)
-    }
-}
-
-/// The parents, and theirs, of all up to `last`.
-fn needed(entries: &[Entry], last: usize) -> HashSet<ImageId> {
-    let headers = || entries.iter().filter_map(|entry| entry.header.as_ref().ok());
-    let parents: HashMap<ImageId, ImageId> = headers().map(|h| (h.id, h.parent)).collect();
-    let mut needed = HashSet::new();
-    for entry in &entries[..=last] {
-        let mut parent = entry.header.as_ref().map_or(ImageId::NONE, |header| header.parent);
-        // `insert` is false for one that was seen before, so a circle ends too.
-        while parent != ImageId::NONE && needed.insert(parent) {
-            parent = parents.get(&parent).copied().unwrap_or(ImageId::NONE);
+    /// The index of the `keep`th whole image, and all that it and those before it need.
+    fn last_kept(&self, entries: &[Entry], keep: usize) -> Option<(usize, HashSet<ImageId>)> {
+        let mut needed = HashSet::new();
+        let mut whole = 0;
+        for (index, entry) in entries.iter().enumerate() {
+            let Ok(reader) = self.restorable(entry, entries) else { continue };
+            needed.extend(reader.needed().unwrap_or_default().iter().map(|needed| needed.id));
+            whole += 1;
+            if whole == keep {
+                return Some((index, needed));
+            }
         }
+        None
     }
-    needed
+
+    /// Opens an image of these entries, all of whose needs are among them.
+    fn restorable(&self, entry: &Entry, entries: &[Entry]) -> Result<Reader> {
+        let reader = Reader::open_at(&self.dir, &entry.name, entry.path.clone())?;
+        ancestors::complete(&reader, entries)?;
+        Ok(reader)
+    }
 }
 
 fn sort(entries: &mut [Entry]) {

@@ -48,13 +48,30 @@ impl Tag {
     pub const CTNR: Self = Self(*b"CTNR");
     /// The process number that the job's PID namespace had handed out last; may be skipped.
     pub const LAST: Self = Self(*b"LAST");
+    /// The other images without which this one cannot be restored; written by
+    /// [`Writer::need`](super::Writer::need).
+    pub const NEED: Self = Self(*b"NEED");
+    /// Which pages are in blocks of these, or in a block of this image for the second time.
+    pub const REFS: Self = Self(*b"REFS");
+    /// A hash of each page that this image's own blocks hold; may be skipped.
+    pub const HASH: Self = Self(*b"HASH");
     /// The block table; written by the [`Writer`](super::Writer) itself.
     pub const BLKS: Self = Self(*b"BLKS");
 }
 
 /// The sections that this version understands; an unknown critical one makes an image unreadable.
-pub const KNOWN_TAGS: [Tag; 7] =
-    [Tag::JOB, Tag::PAGE, Tag::INFO, Tag::HIST, Tag::CTNR, Tag::LAST, Tag::BLKS];
+pub const KNOWN_TAGS: [Tag; 10] = [
+    Tag::JOB,
+    Tag::PAGE,
+    Tag::INFO,
+    Tag::HIST,
+    Tag::CTNR,
+    Tag::LAST,
+    Tag::NEED,
+    Tag::REFS,
+    Tag::HASH,
+    Tag::BLKS,
+];
 
 impl fmt::Display for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -105,10 +122,6 @@ pub struct NewHeader {
     pub job: JobId,
     /// The generation, from 1.
     pub generation: u64,
-    /// The image without which this one cannot be restored (pages equal to its pages are not
-    /// stored again); [`ImageId::NONE`] if this one is complete.
-    /// [`Directory::prune`](super::Directory::prune) keeps parents of what it keeps.
-    pub parent: ImageId,
 }
 
 /// What an image's first bytes say.
@@ -120,7 +133,7 @@ pub struct Header {
     pub generation: u64,
     /// This image.
     pub id: ImageId,
-    /// The image that this one needs; [`ImageId::NONE`] if it is complete.
+    /// The image that this one was compared with; [`ImageId::NONE`] if it needs no other.
     pub parent: ImageId,
     /// When it was begun: nanoseconds since 1970, UTC.
     pub created: u64,
@@ -139,7 +152,7 @@ impl Header {
             job: new.job,
             generation: new.generation,
             id: ImageId::random(),
-            parent: new.parent,
+            parent: ImageId::NONE,
             created: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
             arch: machine(),
             page_size: u32::try_from(rustix::param::page_size()).unwrap_or(0),

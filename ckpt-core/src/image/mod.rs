@@ -10,9 +10,11 @@
 //! A [`Writer`] fills a temporary file and gives it its name only when it is complete and
 //! durable, so a crash at any point leaves the generation before it. A [`Reader`] trusts nothing:
 //! every byte is covered by a checksum, every length is checked before memory is taken for it.
-//! A [`Directory`] finds the newest image that is whole. `docs/format.md` gives the format byte by
+//! A [`Directory`] finds the newest image that is whole. [`Ancestors`] are the earlier images that one
+//! refers to. `docs/format.md` gives the format byte by
 //! byte.
 
+mod ancestors;
 mod block;
 mod codec;
 mod contents;
@@ -25,6 +27,7 @@ mod temp;
 mod tests;
 mod writer;
 
+pub use ancestors::{Ancestors, Needed};
 pub use block::{BlockId, Packer, Unpacker};
 pub use directory::{Directory, Entry, Whose, file_name};
 pub use format::{

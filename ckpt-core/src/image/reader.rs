@@ -10,9 +10,10 @@ use std::sync::{Mutex, PoisonError};
 
 use bincode::Decode;
 
-use super::block::{BlockId, Row, Unpacker};
+use super::ancestors::Needed;
+use super::block::{BlockId, Packed, Row, Unpacker};
 use super::contents::Contents;
-use super::format::{Flaw, Header, Tag, io_error};
+use super::format::{Flaw, Header, SectionHeader, Tag, io_error};
 use super::owner;
 use super::temp::open_regular;
 use crate::error::{Error, Result};
@@ -131,6 +132,53 @@ impl Reader {
     pub fn read_block<'a>(&self, id: BlockId, unpacker: &'a mut Unpacker) -> Result<&'a [u8]> {
         let row = self.row(id)?;
         unpacker.read(&self.file, id, row).map_err(|flaw| flaw.of(&self.path))
+    }
+
+    /// A block as it is stored, and the length of its plaintext.
+    pub(super) fn stored_block<'a>(
+        &self,
+        id: BlockId,
+        unpacker: &'a mut Unpacker,
+    ) -> Result<(Packed<'a>, usize)> {
+        let Row { plain, codec, crc, .. } = *self.row(id)?;
+        let stored = unpacker.stored(&self.file, id, self.row(id)?);
+        let stored = stored.map_err(|flaw| flaw.of(&self.path))?;
+        Ok((Packed { stored, codec, crc }, plain as usize))
+    }
+
+    /// All sections that this version knows, as they are stored.
+    pub(super) fn stored_sections(&self) -> impl Iterator<Item = (&SectionHeader, &[u8])> {
+        self.contents.sections().filter(|(header, _)| header.known())
+    }
+
+    /// The other images without which this one cannot be restored.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reader::section`].
+    pub fn needed(&self) -> Result<Vec<Needed>> {
+        Ok(self.section(Tag::NEED)?.unwrap_or_default())
+    }
+
+    /// Keeps others from putting a new image in this one's place (flock(2), shared) for as long as it
+    /// is open; false if one has taken its place already, or it cannot be locked.
+    pub fn hold(&self) -> bool {
+        let locked = self.file.try_lock_shared().is_ok();
+        locked && self.has_its_name()
+    }
+
+    /// Whether nobody holds it ([`Reader::hold`]), so that it may be replaced; nobody can from then on.
+    pub fn give_up(&self) -> bool {
+        let locked = self.file.try_lock().is_ok();
+        locked && self.has_its_name()
+    }
+
+    fn has_its_name(&self) -> bool {
+        let named = std::fs::symlink_metadata(&self.path);
+        match (self.file.metadata(), named) {
+            (Ok(own), Ok(named)) => (own.dev(), own.ino()) == (named.dev(), named.ino()),
+            _ => false,
+        }
     }
 
     fn row(&self, id: BlockId) -> Result<&Row> {

@@ -1,8 +1,10 @@
-//! Writes an image: blocks as they come, from any number of threads, then the manifest.
+//! Writes an image: blocks as they come, from any number of threads, then the manifest, and at last the
+//! header, which says whether others are needed.
 //!
 //! A block is compressed and written without any lock; only its place in the file, a push on the
 //! block table, is taken under one. So the table is in order of offset and the blocks have no gaps.
 
+use std::fmt::Display;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,12 +12,14 @@ use std::sync::{Mutex, PoisonError};
 
 use bincode::Encode;
 
-use super::block::{BlockId, Packed, Packer, Row};
+use super::ancestors::Needed;
+use super::block::{BlockId, Packed, Packer, Row, Unpacker};
 use super::codec;
 use super::format::{
     HEADER_LEN, Header, Importance, MAX_BLOCK, MAX_MANIFEST, MAX_SECTION, MAX_SECTIONS, NewHeader,
     SECTION_HEADER_LEN, SectionHeader, TRAILER_LEN, Tag, Trailer, io_error,
 };
+use super::reader::Reader;
 use super::temp::Temp;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -73,10 +77,55 @@ impl Writer {
     pub fn create(dir: &Path, name: &str, header: &NewHeader, level: i32) -> Result<Self> {
         let temp = Temp::create(dir, name)?;
         let (header, rows) = (Header::new(header), Mutex::default());
-        let this =
-            Self { temp, header, level, rows, torn: AtomicBool::new(false), sections: Vec::new() };
-        this.write_at(&this.header.encode(), 0)?;
-        Ok(this)
+        Ok(Self { temp, header, level, rows, torn: AtomicBool::new(false), sections: Vec::new() })
+    }
+
+    /// Says without which other images this one cannot be restored; the first is the one that it was
+    /// compared with. [`Directory::prune`](super::Directory::prune) keeps what a kept one needs.
+    ///
+    /// # Errors
+    ///
+    /// As [`Writer::section`].
+    pub fn need(&mut self, needed: &[Needed]) -> Result<()> {
+        if let Some(first) = needed.first() {
+            self.header.parent = first.id;
+            self.section(Tag::NEED, Importance::Critical, &needed.to_vec())?;
+        }
+        Ok(())
+    }
+
+    /// Gives the image the time of another one, whose contents it has.
+    pub fn made_at(&mut self, created: u64) {
+        self.header.created = created;
+    }
+
+    /// Appends a block of another image as it is stored there, once its checksum was seen to be right.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reader::read_block`] and [`Writer::append`].
+    pub fn copy_block(
+        &self,
+        from: &Reader,
+        id: BlockId,
+        unpacker: &mut Unpacker,
+    ) -> Result<BlockId> {
+        let (packed, plain) = from.stored_block(id, unpacker)?;
+        self.put(plain, &packed)
+    }
+
+    /// Takes over all sections of another image but these; those that the other's version knew and we
+    /// do not are passed over.
+    ///
+    /// # Errors
+    ///
+    /// As [`Writer::section`].
+    pub fn copy_sections(&mut self, from: &Reader, but: &[Tag]) -> Result<()> {
+        for (header, stored) in from.stored_sections().filter(|(it, _)| !but.contains(&it.tag)) {
+            self.admit(header.tag)?;
+            self.sections.push((*header, stored.to_vec()));
+        }
+        Ok(())
     }
 
     /// What the image says about itself.
@@ -96,8 +145,11 @@ impl Writer {
             let what = format!("a block of {} bytes was to be written", plain.len());
             return Err(Error::new(ErrorKind::Internal, what));
         }
-        let packed = packer.pack(plain);
-        let (id, offset) = self.reserve(plain.len(), &packed)?;
+        self.put(plain.len(), &packer.pack(plain))
+    }
+
+    fn put(&self, plain: usize, packed: &Packed<'_>) -> Result<BlockId> {
+        let (id, offset) = self.reserve(plain, packed)?;
         let written = self.write_at(packed.stored, offset);
         if written.is_err() {
             self.torn.store(true, Ordering::Release);
@@ -130,20 +182,11 @@ impl Writer {
     /// [`ErrorKind::Internal`] if there is such a section already, if the value cannot be encoded
     /// or has more than 1 GiB.
     pub fn section(&mut self, tag: Tag, importance: Importance, value: &impl Encode) -> Result<()> {
-        let mistake = |why: String| {
-            let what = format!("cannot write section {tag:?} of {}", self.temp.path().display());
-            Error::new(ErrorKind::Internal, format!("{what}: {why}"))
-        };
-        if self.sections.iter().any(|(header, _)| header.tag == tag) {
-            return Err(mistake("it is there already".into()));
-        }
-        if self.sections.len() == MAX_SECTIONS {
-            return Err(mistake(format!("there are {MAX_SECTIONS} already")));
-        }
-        let plain = codec::encode(value).map_err(|source| mistake(source.to_string()))?;
+        self.admit(tag)?;
+        let plain = codec::encode(value).map_err(|source| self.mistake(tag, source))?;
         let length = plain.len() as u64;
         if length > MAX_SECTION {
-            return Err(mistake(format!("{length} bytes are too many")));
+            return Err(self.mistake(tag, format!("{length} bytes are too many")));
         }
         let (stored, zstd) = codec::squeeze(plain, self.level);
         let header = SectionHeader {
@@ -155,6 +198,22 @@ impl Writer {
         };
         self.sections.push((header, stored));
         Ok(())
+    }
+
+    /// Whether there may be one more section, of this tag.
+    fn admit(&self, tag: Tag) -> Result<()> {
+        if self.sections.iter().any(|(header, _)| header.tag == tag) {
+            return Err(self.mistake(tag, "it is there already"));
+        }
+        if self.sections.len() == MAX_SECTIONS {
+            return Err(self.mistake(tag, format!("there are {MAX_SECTIONS} already")));
+        }
+        Ok(())
+    }
+
+    fn mistake(&self, tag: Tag, why: impl Display) -> Error {
+        let what = format!("cannot write section {tag:?} of {}", self.temp.path().display());
+        Error::new(ErrorKind::Internal, format!("{what}: {why}"))
     }
 
     /// [`Writer::finish`] and [`Finished::publish`] in one.
@@ -181,6 +240,7 @@ impl Writer {
         let offset = rows.last().map_or(HEADER_LEN as u64, Row::end);
         self.section(Tag::BLKS, Importance::Critical, &rows)?;
         let bytes = self.write_manifest(offset)?;
+        self.write_at(&self.header.encode(), 0)?;
         self.temp.sync()?;
         Ok(Finished { temp: self.temp, bytes })
     }

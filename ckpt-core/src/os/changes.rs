@@ -1,5 +1,9 @@
-//! Which pages have been written to since a moment: what the kernel offers, tried on two pages of our
-//! own.
+//! Which pages have been written to since a moment.
+//!
+//! A userfaultfd(2) of a process protects its pages against writing in such a way that the kernel itself
+//! takes the protection from a page that is written to, and lets the process go on (`WP_ASYNC`, Linux
+//! 6.7). `PAGEMAP_SCAN` shows which pages have lost it ([`Pagemap::take_written`]). All protection ends
+//! with the descriptor. What else the kernel offers is tried on two pages of our own.
 
 use std::fs::{self, File};
 use std::io;
@@ -23,26 +27,54 @@ const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
 const API: u64 = 0xaa;
 const SOFT_DIRTY: u64 = 1 << 55;
 
+/// The watch over a process' pages: a userfaultfd that it has made.
+#[derive(Debug)]
+pub(crate) struct Watch(OwnedFd);
+
+impl Watch {
+    /// The flags with which the process calls userfaultfd(2).
+    pub(crate) const FLAGS: i32 = libc::O_CLOEXEC | USER_MODE_ONLY;
+
+    /// Sets up what userfaultfd(2) gave.
+    pub(crate) fn begin(uffd: OwnedFd) -> io::Result<Self> {
+        request(&uffd, UFFDIO_API, &mut [API, WP_ASYNC | WP_UNPOPULATED, 0])?;
+        Ok(Self(uffd))
+    }
+
+    /// Watches an area. Its pages count as written until [`Pagemap::take_written`] has protected them.
+    /// `ESRCH` says that the process has another address space now, or none.
+    pub(crate) fn cover(&self, start: u64, end: u64) -> io::Result<()> {
+        request(&self.0, UFFDIO_REGISTER, &mut [start, end - start, MODE_WP, 0])
+    }
+}
+
 /// userfaultfd(2) with asynchronous write protection, and `PAGEMAP_SCAN` to see what was written.
 pub(crate) fn by_write_protection() -> io::Result<()> {
     // SAFETY: takes a number, and gives a descriptor that is nobody else's.
     let uffd = unsafe {
-        match libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | USER_MODE_ONLY) {
+        match libc::syscall(libc::SYS_userfaultfd, Watch::FLAGS) {
             -1 => return Err(io::Error::last_os_error()),
             fd => OwnedFd::from_raw_fd(fd as i32),
         }
     };
     let mut pages = two_pages()?;
     let start = pages.as_ptr() as u64;
-    let mut api = [API, WP_ASYNC | WP_UNPOPULATED, 0];
-    let mut register = [start, 2 * PAGE, MODE_WP, 0];
-    request(&uffd, UFFDIO_API, &mut api)?;
-    request(&uffd, UFFDIO_REGISTER, &mut register)?;
-    let pagemap = Pagemap::open(std::process::id().cast_signed()).map_err(io::Error::other)?;
-    pagemap.written(start, start + 2 * PAGE)?;
-    pages[0] = 2;
-    let written = pagemap.written(start, start + 2 * PAGE)?;
-    as_expected(written == [(start, start + PAGE)])
+    Watch::begin(uffd)?.tried(&mut pages, start)
+}
+
+impl Watch {
+    fn tried(&self, pages: &mut MmapMut, start: u64) -> io::Result<()> {
+        let end = start + 2 * PAGE;
+        let pagemap = Pagemap::open(std::process::id().cast_signed()).map_err(io::Error::other)?;
+        as_expected(pagemap.take_written(start, end).is_err())?;
+        self.cover(start, end)?;
+        pagemap.take_written(start, end)?;
+        pages[0] = 2;
+        let present = pagemap.present(start, end)?;
+        let written = pagemap.take_written(start, end)?;
+        let seen: Vec<bool> = present.iter().map(|pages| pages.written).collect();
+        as_expected(written == [(start, start + PAGE)] && seen == [true, false])
+    }
 }
 
 /// The soft-dirty bit of `/proc/PID/pagemap`.

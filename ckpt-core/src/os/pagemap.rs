@@ -1,5 +1,5 @@
-//! Which pages of a mapping have contents of their own: `PAGEMAP_SCAN` (Linux 6.7) or
-//! `/proc/PID/pagemap`.
+//! Which pages of a mapping have contents of their own, and which of them were written to:
+//! `PAGEMAP_SCAN` (Linux 6.7) or, for the former, `/proc/PID/pagemap`.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -15,14 +15,13 @@ const IS_FILE: u64 = 1 << 2;
 const IS_PRESENT: u64 = 1 << 3;
 const IS_SWAPPED: u64 = 1 << 4;
 const IS_ZERO: u64 = 1 << 5;
+const IS_HUGE: u64 = 1 << 6;
 const IS_GUARD: u64 = 1 << 8;
 /// Write-protects what is found again, where that is done without a handler.
 const WP_MATCHING: u64 = 1 << 0;
 const CHECK_WPASYNC: u64 = 1 << 1;
 /// `_IOWR('f', 16, struct pm_scan_arg)`.
 const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
-/// So many populated pages are looked at beyond what is asked for, where that is worth it.
-const AHEAD: u64 = 4096;
 
 /// What a run of pages holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +70,44 @@ struct Region {
     categories: u64,
 }
 
+/// Pages of a watched range, `start..end` in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Present {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    /// Written to since they were protected, if they ever were.
+    pub(crate) written: bool,
+    /// Guards that `MADV_GUARD_INSTALL` put there.
+    pub(crate) guard: bool,
+}
+
+/// Which pages `PAGEMAP_SCAN` is asked for.
+#[derive(Debug, Clone, Copy, Default)]
+struct Wanted {
+    flags: u64,
+    /// Those in none of these categories,
+    never: u64,
+    /// in all of these,
+    all: u64,
+    /// and in any of these.
+    any: u64,
+    /// Of which categories is told.
+    told: u64,
+    /// How many are looked for, in a single request; 0 for all.
+    most: u64,
+}
+
+impl Wanted {
+    /// Those that are there, and `guard`s.
+    fn populated(guard: u64) -> Self {
+        Self {
+            any: IS_PRESENT | IS_SWAPPED | guard,
+            told: IS_FILE | IS_ZERO | IS_PRESENT | IS_SWAPPED | guard,
+            ..Self::default()
+        }
+    }
+}
+
 /// An open `/proc/PID/pagemap`.
 #[derive(Debug)]
 pub(crate) struct Pagemap {
@@ -79,6 +116,9 @@ pub(crate) struct Pagemap {
     /// What was seen beyond what was asked for, of a process that stands still.
     ahead: Option<RefCell<Ahead>>,
 }
+
+/// So many populated pages are looked at beyond what is asked for.
+const AHEAD: u64 = 4096;
 
 /// The runs of a stretch of addresses.
 #[derive(Debug, Default)]
@@ -144,86 +184,113 @@ impl Pagemap {
 
     fn scan(&self, start: u64, end: u64, guard: u64) -> io::Result<Vec<Run>> {
         let mut runs = Vec::new();
-        let mut room = vec![Region::default(); 1024];
-        let mut at = start;
-        while at < end {
-            let walked = self.scan_once((at, end), guard, 0, &mut room, &mut runs)?;
-            if walked <= at {
-                break;
-            }
-            at = walked;
-        }
+        self.walk(start, end, Wanted::populated(guard), &mut |found| {
+            push(&mut runs, found.start, found.end, class(found.categories));
+        })?;
         Ok(runs)
     }
 
     /// Looks at the pages from `start` on, as far as one request goes.
     fn look_ahead(&self, start: u64) -> io::Result<Ahead> {
         let mut runs = Vec::new();
-        let mut room = vec![Region::default(); 1024];
-        let range = (start, TASK_SIZE);
-        let end = self.scan_once(range, IS_GUARD, AHEAD, &mut room, &mut runs)?;
+        let wanted = Wanted { most: AHEAD, ..Wanted::populated(IS_GUARD) };
+        let end = self.walk(start, TASK_SIZE, wanted, &mut |found| {
+            push(&mut runs, found.start, found.end, class(found.categories));
+        })?;
         Ok(Ahead { start, end, runs })
     }
 
-    /// One request, for `most` pages at most (0: as many as there are); gives how far it came.
-    fn scan_once(
-        &self,
-        (start, end): (u64, u64),
-        guard: u64,
-        most: u64,
-        room: &mut [Region],
-        runs: &mut Vec<Run>,
-    ) -> io::Result<u64> {
-        let mut argument = ScanArgument {
-            size: size_of::<ScanArgument>() as u64,
-            flags: 0,
-            start,
-            end,
-            walk_end: 0,
-            vec: room.as_mut_ptr() as u64,
-            vec_len: room.len() as u64,
-            max_pages: most,
-            category_inverted: 0,
-            category_mask: 0,
-            category_anyof_mask: IS_PRESENT | IS_SWAPPED | guard,
-            return_mask: IS_FILE | IS_ZERO | IS_PRESENT | IS_SWAPPED | guard,
+    /// What was written to since the last such call, and is write-protected again; but nothing of huge
+    /// pages, which a write would break up.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM` if not all of the range is watched ([`Watch`](super::changes::Watch)).
+    pub(crate) fn take_written(&self, start: u64, end: u64) -> io::Result<Vec<(u64, u64)>> {
+        let mut written = Vec::new();
+        let mut walk = |never: u64| {
+            let wanted = Wanted {
+                flags: WP_MATCHING | CHECK_WPASYNC,
+                never,
+                all: IS_WRITTEN,
+                any: IS_PRESENT | IS_SWAPPED,
+                told: IS_WRITTEN,
+                most: 0,
+            };
+            self.walk(start, end, wanted, &mut |found| written.push((found.start, found.end)))
         };
-        let fd = self.file.as_raw_fd();
-        // SAFETY: the argument is the kernel's structure with its true size, and `vec` points
-        // to `vec_len` live regions, of which the kernel fills as many as it returns.
-        let got = unsafe { libc::ioctl(fd, PAGEMAP_SCAN, &raw mut argument) };
-        if got < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        for region in &room[..got as usize] {
-            push(runs, region.start, region.end, class(region.categories));
-        }
-        Ok(argument.walk_end)
+        match walk(IS_HUGE | IS_GUARD) {
+            // Kernels before 6.15 know no guards.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => walk(IS_HUGE),
+            other => other,
+        }?;
+        Ok(written)
     }
 
-    /// What was written to since the last such call, and is write-protected again; the range is
-    /// registered with a userfaultfd.
-    pub(crate) fn written(&self, start: u64, end: u64) -> io::Result<Vec<(u64, u64)>> {
-        let mut room = [Region::default(); 16];
-        let mut argument = ScanArgument {
-            size: size_of::<ScanArgument>() as u64,
-            flags: WP_MATCHING | CHECK_WPASYNC,
-            start,
-            end,
-            walk_end: 0,
-            vec: room.as_mut_ptr() as u64,
-            vec_len: room.len() as u64,
-            max_pages: 0,
-            category_inverted: 0,
-            category_mask: IS_WRITTEN,
-            category_anyof_mask: 0,
-            return_mask: IS_WRITTEN,
+    /// The populated pages of a watched range of anonymous memory.
+    pub(crate) fn present(&self, start: u64, end: u64) -> io::Result<Vec<Present>> {
+        let mut present = Vec::new();
+        let mut walk = |guard: u64| {
+            let wanted = Wanted {
+                any: IS_PRESENT | IS_SWAPPED | guard,
+                told: IS_WRITTEN | guard,
+                ..Wanted::default()
+            };
+            self.walk(start, end, wanted, &mut |found| {
+                let is = |category| found.categories & category != 0;
+                let (written, guard) = (is(IS_WRITTEN), is(IS_GUARD));
+                present.push(Present { start: found.start, end: found.end, written, guard });
+            })
         };
-        // SAFETY: as in `scan`.
-        match unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &raw mut argument) } {
-            ..0 => Err(io::Error::last_os_error()),
-            got => Ok(room[..got as usize].iter().map(|r| (r.start, r.end)).collect()),
+        match walk(IS_GUARD) {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => walk(0),
+            other => other,
+        }?;
+        Ok(present)
+    }
+
+    /// `PAGEMAP_SCAN` over a range; gives how far it came.
+    fn walk(
+        &self,
+        start: u64,
+        end: u64,
+        wanted: Wanted,
+        found: &mut dyn FnMut(Region),
+    ) -> io::Result<u64> {
+        let mut room = vec![Region::default(); 1024];
+        let mut at = start;
+        while at < end {
+            let mut argument = ScanArgument {
+                size: size_of::<ScanArgument>() as u64,
+                flags: wanted.flags,
+                start: at,
+                end,
+                walk_end: 0,
+                vec: room.as_mut_ptr() as u64,
+                vec_len: room.len() as u64,
+                max_pages: wanted.most,
+                category_inverted: wanted.never,
+                category_mask: wanted.all | wanted.never,
+                category_anyof_mask: wanted.any,
+                return_mask: wanted.told,
+            };
+            let fd = self.file.as_raw_fd();
+            // SAFETY: the argument is the kernel's structure with its true size, and `vec` points
+            // to `vec_len` live regions, of which the kernel fills as many as it returns.
+            let got = unsafe { libc::ioctl(fd, PAGEMAP_SCAN, &raw mut argument) };
+            if got < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            room[..got as usize].iter().copied().for_each(&mut *found);
+            if argument.walk_end <= at {
+                break;
+            }
+            at = argument.walk_end;
+            if wanted.most != 0 {
+                break;
+            }
         }
+        Ok(at)
     }
 
     fn entries(&self, start: u64, end: u64) -> io::Result<Vec<Run>> {

@@ -80,6 +80,11 @@ pub(crate) fn status_field(pid: i32, name: &str) -> Result<Option<String>> {
     Ok(status(pid)?.field(name).map(str::to_owned))
 }
 
+/// About how many bytes of private memory a process has; 0 if it is gone.
+pub(crate) fn private_bytes(pid: i32) -> u64 {
+    status(pid).map_or(0, |status| status.private_bytes())
+}
+
 /// The command name, for messages; empty if the process is gone.
 pub(crate) fn comm(pid: i32) -> String {
     let name = read(pid, "comm").unwrap_or_default();

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use crate::capture::watch::Watches;
 use crate::error::{Error, Result};
 use crate::image;
 use crate::job::{Container, History, Job};
@@ -25,12 +26,12 @@ use crate::kinds::event::{Event, Watch};
 use crate::kinds::file::What;
 use crate::os::numbers;
 use crate::progress::Observer;
-use crate::snapshot::{PageIndex, Snapshot, sound, tree};
+use crate::snapshot::{Snapshot, sound, tree};
 
 use body::{Body, Tids};
 use files::OpenFiles;
 use ladder::{Grown, Numbers};
-use pages::Places;
+use pages::{Pages, Places};
 use skeleton::Skeleton;
 
 /// Which way the old PIDs come back (the ladder of `ARCHITECTURE.md`).
@@ -97,7 +98,7 @@ pub fn rebuild(
 ) -> Result<Rebuilt> {
     let started = Instant::now();
     let snapshot = Snapshot::of(image)?;
-    let index = PageIndex::of(image)?;
+    let pages = Pages::open(image)?;
     let history: History = image.section(image::Tag::HIST)?.unwrap_or_default();
     let container: Option<Container> = image.section(image::Tag::CTNR)?;
     sound::check(&snapshot)?;
@@ -127,8 +128,7 @@ pub fn rebuild(
     let outer: HashMap<i32, i32> =
         skeleton.processes.iter().map(|&(i, pid)| (snapshot.processes[i].pid, pid)).collect();
     let mut bodies = executed(&snapshot, &skeleton, (socket.1, &ours), options.patch_vdso)?;
-    let bytes =
-        furnish(image, (&snapshot, &index), &mut bodies, (tids, &outer), options, observer)?;
+    let bytes = furnish(&pages, &snapshot, &mut bodies, (tids, &outer), options, observer)?;
     if numbers == Numbers::Shared {
         numbers::go_on_after(last_number)
             .map_err(|e| Error::os("cannot use up process numbers", e))?;
@@ -156,6 +156,7 @@ pub fn rebuild(
         history: History { restarts: history.restarts.saturating_add(1), ..history },
         container,
         standing,
+        watches: Watches::default(),
     };
     let path = image.path().to_path_buf();
     Ok(Rebuilt { job, root, foreground, status, total: started.elapsed(), bytes, path })
@@ -164,8 +165,8 @@ pub fn rebuild(
 /// Fills the empty processes with all that they had, until each stands where it stood; gives the
 /// bytes of memory and files.
 fn furnish(
-    image: &image::Reader,
-    (snapshot, index): (&Snapshot, &PageIndex),
+    pages: &Pages<'_>,
+    snapshot: &Snapshot,
     bodies: &mut [Body<'_>],
     (tids, outer): (Tids, &HashMap<i32, i32>),
     options: &Options,
@@ -176,7 +177,7 @@ fn furnish(
         body.map(&files).map_err(|e| e.whose(body.process))?;
     }
     let workers = options.workers;
-    let bytes = pages::fill(image, index, &places(snapshot, bodies, &files)?, workers, observer)?;
+    let bytes = pages.fill(&places(snapshot, bodies, &files)?, workers, observer)?;
     files.open(&|pid| outer.get(&pid).copied())?;
     for body in bodies.iter_mut() {
         let opened = body.open(&files);
@@ -200,7 +201,7 @@ fn furnish(
         files.cut_appended()?;
     }
     let places = places(snapshot, bodies, &files)?;
-    pages::fill_files(image, index, &places, workers, observer)?;
+    pages.fill_files(&places, workers, observer)?;
     drop(places);
     // Nothing of ours may stay open in between: a reader that waits for the end of a pipe would
     // wait for us.

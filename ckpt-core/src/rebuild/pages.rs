@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::body::Body;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Reader, Unpacker};
+use crate::image::{Ancestors, Reader, Unpacker, Whose};
 use crate::kinds::memory::Backing;
 use crate::os::PAGE;
 use crate::os::cpu::{in_parallel, workers};
 use crate::progress::{Event, Observer};
-use crate::snapshot::{BlockPages, Mapped, Object, PageIndex};
+use crate::snapshot::Mapped;
+use crate::snapshot::pages::{Located, Object, Part, whereabouts};
 
 /// Where bytes go.
 pub(crate) struct Places<'a> {
@@ -25,84 +26,96 @@ pub(crate) struct Places<'a> {
     pub(crate) mapped: Vec<(&'a Mapped, File)>,
 }
 
-/// Writes all pages but those of the user's own files, and makes sure that all can be read;
-/// returns how many bytes there are.
-pub(crate) fn fill(
-    image: &Reader,
-    index: &PageIndex,
-    places: &Places<'_>,
-    wanted: usize,
-    observer: &dyn Observer,
-) -> Result<u64> {
-    let blocks: Vec<&BlockPages> = index.blocks.iter().collect();
-    decode(image, &blocks, wanted, observer, &|block, bytes| places.put(block, bytes, false))
+/// Where all pages of an image are, and the images that have them.
+pub(crate) struct Pages<'a> {
+    image: &'a Reader,
+    ancestors: Ancestors,
+    located: Vec<Located>,
 }
 
-/// Writes the pages of the user's own files, where they have changed.
-pub(crate) fn fill_files(
-    image: &Reader,
-    index: &PageIndex,
-    places: &Places<'_>,
-    wanted: usize,
-    observer: &dyn Observer,
-) -> Result<()> {
-    let to_files = |block: &&BlockPages| {
-        block.runs.iter().any(|run| match run.object {
-            Object::Memory(process) => places.files_of(process).any(|part| {
-                part.start < run.address.saturating_add(run.length.into()) && run.address < part.end
-            }),
-            Object::Content(_) => false,
-        })
-    };
-    let blocks: Vec<&BlockPages> = index.blocks.iter().filter(to_files).collect();
-    if blocks.is_empty() {
-        return Ok(());
+impl<'a> Pages<'a> {
+    /// Opens the images that `image` needs.
+    pub(crate) fn open(image: &'a Reader) -> Result<Self> {
+        let ancestors = Ancestors::of(image, Whose::Trusted)?;
+        Ok(Self { image, ancestors, located: whereabouts(image)? })
     }
-    let put = |block: &BlockPages, bytes: &[u8]| places.put(block, bytes, true);
-    decode(image, &blocks, wanted, observer, &put).map(drop)
-}
 
-/// Hands each block's bytes to `put`.
-fn decode(
-    image: &Reader,
-    blocks: &[&BlockPages],
-    wanted: usize,
-    observer: &dyn Observer,
-    put: &(dyn Fn(&BlockPages, &[u8]) -> Result<()> + Sync),
-) -> Result<u64> {
-    let total = blocks.iter().flat_map(|b| &b.runs).map(|run| u64::from(run.length)).sum();
-    let next = AtomicUsize::new(0);
-    let done = AtomicU64::new(0);
-    let stop = AtomicBool::new(false);
-    let work = || -> Result<()> {
-        let mut unpacker = Unpacker::new()?;
-        while let Some(block) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if stop.load(Ordering::Relaxed) {
-                break;
-            }
-            let put = image.read_block(block.block, &mut unpacker).and_then(|bytes| {
-                put(block, bytes)?;
-                Ok(bytes.len() as u64)
-            });
-            let length = match put {
-                Ok(length) => length,
-                Err(error) => {
+    /// Writes all pages but those of the user's own files, and makes sure that all can be read;
+    /// returns how many bytes there are.
+    pub(crate) fn fill(
+        &self,
+        places: &Places<'_>,
+        wanted: usize,
+        observer: &dyn Observer,
+    ) -> Result<u64> {
+        let blocks: Vec<&Located> = self.located.iter().collect();
+        let put = |block: &Located, bytes: &[u8]| places.put(block, bytes, false);
+        self.decode(&blocks, wanted, observer, &put)
+    }
+
+    /// Writes the pages of the user's own files, where they have changed.
+    pub(crate) fn fill_files(
+        &self,
+        places: &Places<'_>,
+        wanted: usize,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        let to_files = |block: &&Located| {
+            block.runs.iter().any(|Part { run, .. }| match run.object {
+                Object::Memory(process) => places.files_of(process).any(|part| {
+                    let end = run.address.saturating_add(run.length.into());
+                    part.start < end && run.address < part.end
+                }),
+                Object::Content(_) => false,
+            })
+        };
+        let blocks: Vec<&Located> = self.located.iter().filter(to_files).collect();
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        let put = |block: &Located, bytes: &[u8]| places.put(block, bytes, true);
+        self.decode(&blocks, wanted, observer, &put).map(drop)
+    }
+
+    /// Hands each block's bytes to `put`.
+    fn decode(
+        &self,
+        blocks: &[&Located],
+        wanted: usize,
+        observer: &dyn Observer,
+        put: &(dyn Fn(&Located, &[u8]) -> Result<()> + Sync),
+    ) -> Result<u64> {
+        let length = |block: &Located| block.runs.iter().map(|it| u64::from(it.run.length)).sum();
+        let total = blocks.iter().map(|block| -> u64 { length(block) }).sum();
+        let next = AtomicUsize::new(0);
+        let done = AtomicU64::new(0);
+        let stop = AtomicBool::new(false);
+        let work = || -> Result<()> {
+            let mut unpacker = Unpacker::new()?;
+            while let Some(block) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                let image = self.ancestors.get(block.image, self.image).ok_or_else(stray);
+                let read = image.and_then(|image| image.read_block(block.block, &mut unpacker));
+                if let Err(error) = read.and_then(|bytes| put(block, bytes)) {
                     stop.store(true, Ordering::Relaxed);
                     return Err(error);
                 }
-            };
-            let done = done.fetch_add(length, Ordering::Relaxed) + length;
-            observer.event(Event::Bytes { done, total });
-        }
-        Ok(())
-    };
-    in_parallel(workers(wanted).min(blocks.len().max(1)), work)?;
-    Ok(total)
+                let length: u64 = length(block);
+                let done = done.fetch_add(length, Ordering::Relaxed) + length;
+                observer.event(Event::Bytes { done, total });
+            }
+            Ok(())
+        };
+        in_parallel(workers(wanted).min(blocks.len().max(1)), work)?;
+        Ok(total)
+    }
 }
 
 impl Places<'_> {
     /// The parts of a process' memory that are the user's own files.
-    fn files_of(&self, process: u32) -> impl Iterator<Item = Part> + Clone {
+    fn files_of(&self, process: u32) -> impl Iterator<Item = FilePart> + Clone {
         let body = self.bodies.get(process as usize).copied().flatten();
         let areas = body.map_or(&[][..], |body| &body.live.space.areas).iter();
         areas.filter(|area| area.shared).filter_map(|area| match area.backing {
@@ -110,7 +123,7 @@ impl Places<'_> {
                 let file = index as usize;
                 let own = self.mapped.get(file).is_some_and(|(mapped, _)| mapped.writable);
                 let (start, end, offset) = (area.start, area.end, area.offset);
-                own.then_some(Part { start, end, file, offset })
+                own.then_some(FilePart { start, end, file, offset })
             }
             Backing::Anonymous | Backing::Content(_) => None,
         })
@@ -118,7 +131,7 @@ impl Places<'_> {
 
     /// Writes the pages of a file that differ: a hole stays one. Not through the memory, which may
     /// be read-only at the moment.
-    fn write_changed(&self, part: Part, bytes: &[u8]) -> Result<()> {
+    fn write_changed(&self, part: FilePart, bytes: &[u8]) -> Result<()> {
         let Some((mapped, file)) = self.mapped.get(part.file) else { return Err(stray()) };
         let failed = |e| Error::os(format!("cannot write to {}", mapped.file.shown()), e);
         let inside = mapped.file.size.saturating_sub(part.offset).min(bytes.len() as u64);
@@ -133,13 +146,12 @@ impl Places<'_> {
     }
 
     /// Writes what of a block goes `to_files` of the user's own, or what does not.
-    fn put(&self, block: &BlockPages, bytes: &[u8], to_files: bool) -> Result<()> {
-        let mut rest = bytes;
-        for run in &block.runs {
-            let Some((now, later)) = rest.split_at_checked(run.length as usize) else {
+    fn put(&self, block: &Located, bytes: &[u8], to_files: bool) -> Result<()> {
+        for part in &block.runs {
+            let run = part.run;
+            let Some(now) = part.of(bytes) else {
                 return Err(Error::new(ErrorKind::Damaged, "a block is shorter than its runs"));
             };
-            rest = later;
             match run.object {
                 Object::Memory(process) => {
                     let body = self.bodies.get(process as usize).copied().flatten();
@@ -160,17 +172,13 @@ impl Places<'_> {
                 }
             }
         }
-        if rest.is_empty() {
-            Ok(())
-        } else {
-            Err(Error::new(ErrorKind::Damaged, "a block is longer than its runs"))
-        }
+        Ok(())
     }
 }
 
 /// Memory in which one of the user's files is mapped, from an offset on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Part {
+struct FilePart {
     start: u64,
     end: u64,
     file: usize,
@@ -181,8 +189,8 @@ struct Part {
 fn split(
     address: u64,
     bytes: &[u8],
-    files: impl Iterator<Item = Part> + Clone,
-) -> Vec<(u64, &[u8], Option<Part>)> {
+    files: impl Iterator<Item = FilePart> + Clone,
+) -> Vec<(u64, &[u8], Option<FilePart>)> {
     let mut parts = Vec::new();
     let (mut at, mut rest) = (address, bytes);
     while !rest.is_empty() {
@@ -191,7 +199,8 @@ fn split(
         let within = next.filter(|part| part.start <= at);
         let until = within.map_or(next.map_or(u64::MAX, |part| part.start), |part| part.end);
         let (now, later) = rest.split_at((until - at).min(rest.len() as u64) as usize);
-        let within = within.map(|part| Part { offset: part.offset + (at - part.start), ..part });
+        let within =
+            within.map(|part| FilePart { offset: part.offset + (at - part.start), ..part });
         parts.push((at, now, within));
         at += now.len() as u64;
         rest = later;
@@ -209,7 +218,7 @@ mod tests {
 
     #[test]
     fn runs_are_cut_where_files_begin_and_end() {
-        let part = |start, end, offset| Part { start, end, file: 0, offset };
+        let part = |start, end, offset| FilePart { start, end, file: 0, offset };
         let files = [part(2, 4, 100), part(4, 5, 200), part(8, 20, 300)];
         let parts = split(1, b"abcdefghij", files.into_iter());
         let found: Vec<_> =

@@ -402,6 +402,8 @@ fn report(event: &Event) -> Option<Report> {
             bytes_read,
             bytes_stored,
             bytes_skipped,
+            bytes_unchanged,
+            needs,
         } => Some(Report {
             generation: *generation,
             path: path.into(),
@@ -412,6 +414,8 @@ fn report(event: &Event) -> Option<Report> {
             bytes_read: *bytes_read,
             bytes_stored: *bytes_stored,
             bytes_skipped: *bytes_skipped,
+            bytes_unchanged: *bytes_unchanged,
+            needs: *needs,
             alone: None,
         }),
         _ => None,

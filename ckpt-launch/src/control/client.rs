@@ -152,17 +152,19 @@ impl Connection {
         }
     }
 
-    /// Has a checkpoint taken and waits until it is durable. `on_event` sees the steps.
+    /// Has a checkpoint taken, one complete by itself if `full`, and waits until it is durable. `on_event`
+    /// sees the steps.
     ///
     /// # Errors
     ///
     /// Why there is no new image.
-    pub fn checkpoint(self, on_event: &mut dyn FnMut(&Event)) -> Result<Outcome> {
+    pub fn checkpoint(self, full: bool, on_event: &mut dyn FnMut(&Event)) -> Result<Outcome> {
         let fail = |e| Error::os("cannot make a pipe for the answer", e);
         let flags = rustix::pipe::PipeFlags::CLOEXEC;
         // Both ends stay ours, so that the whole pipe is inside the job if we are.
         let (answer, pass) = rustix::pipe::pipe_with(flags).map_err(fail)?;
-        self.send_with_fd(&request(Verb::Checkpoint, Some(ReplyBy::Fd))?, &pass)?;
+        let verb = if full { Verb::FullCheckpoint } else { Verb::Checkpoint };
+        self.send_with_fd(&request(verb, Some(ReplyBy::Fd))?, &pass)?;
         let Self { place, incarnation, generation, stream, .. } = self;
         drop(stream);
         let mut answer = Answer { pipe: answer.into(), input: Vec::new() };

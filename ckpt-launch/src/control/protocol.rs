@@ -27,6 +27,8 @@ pub struct Request {
 pub enum Verb {
     /// Take a checkpoint.
     Checkpoint,
+    /// Take one that is complete by itself.
+    FullCheckpoint,
     /// Say how the job is doing.
     Status,
     /// Kill all of the job.
@@ -83,6 +85,12 @@ pub enum Event {
         bytes_read: u64,
         bytes_stored: u64,
         bytes_skipped: u64,
+        /// Of these, bytes that earlier generations have.
+        #[serde(default)]
+        bytes_unchanged: u64,
+        /// How many earlier generations the image needs.
+        #[serde(default)]
+        needs: usize,
     },
     /// How the job is doing.
     Status(Box<Status>),
@@ -160,6 +168,8 @@ impl Event {
             bytes_read: report.bytes_read,
             bytes_stored: report.bytes_stored,
             bytes_skipped: report.bytes_skipped,
+            bytes_unchanged: report.bytes_unchanged,
+            needs: report.needs,
         }
     }
 
@@ -175,6 +185,8 @@ impl Event {
             bytes_read: 0,
             bytes_stored: last.bytes_stored,
             bytes_skipped: 0,
+            bytes_unchanged: 0,
+            needs: 0,
         }
     }
 

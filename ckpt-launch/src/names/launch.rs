@@ -81,7 +81,8 @@ fn ignored(options: &LaunchOptions) -> Vec<&'static str> {
 /// What is kept of images, and how: without gzip, as they are.
 pub fn keeping(gzip: Option<bool>) -> Keeping {
     let level = if gzip == Some(false) { 0 } else { 1 };
-    Keeping { interval: None, mtbf: None, keep: 2, level }
+    // Scripts copy and remove single images.
+    Keeping { level, increments: 0, ..Keeping::default() }
 }
 
 /// Whether a program asks for functions of `dmtcp.h`.

@@ -59,6 +59,8 @@ impl Supervisor<'_> {
         gate: &dyn Gate,
         replies: &mut [Reply],
     ) -> Result<capture::Report> {
+        let full = std::mem::take(&mut self.full);
+        let options = &capture::Options { full: full || options.full, ..options.clone() };
         let held = self.control.as_ref().map(|(ownership, _)| ownership.unhindered());
         let result = held.transpose().and_then(|_hold| {
             let relay = Relay::new(self.voice, "checkpoint", replies);

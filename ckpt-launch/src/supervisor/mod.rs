@@ -53,6 +53,8 @@ pub struct Supervisor<'a> {
     engine: Engine,
     job: Job,
     options: capture::Options,
+    /// The next checkpoint is to be complete by itself.
+    full: bool,
     pace: Pace,
     due: Option<Instant>,
     since: u64,
@@ -114,6 +116,7 @@ impl<'a> Supervisor<'a> {
             engine: begun.engine,
             job: begun.job,
             options: keeping.options(&dir),
+            full: false,
             pace,
             due: interval.and_then(|interval| Instant::now().checked_add(interval)),
             since: words::unix_now(),

@@ -21,6 +21,10 @@ impl Supervisor<'_> {
         for Call { verb, mut reply } in self.calls() {
             match verb {
                 Verb::Checkpoint => waiting.push(reply),
+                Verb::FullCheckpoint => {
+                    self.full = true;
+                    waiting.push(reply);
+                }
                 Verb::Status => reply.send(&Event::Status(Box::new(self.status()))),
                 Verb::Kill => {
                     let (processes, end) = self.kill_all();

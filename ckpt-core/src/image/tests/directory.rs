@@ -144,18 +144,61 @@ fn prune_removes_nothing_when_nothing_is_whole() {
     assert_eq!(generations(&directory), [3, 2, 1]);
 }
 
+/// An image that needs these generations.
+fn needing(dir: &Path, generation: u64, needs: &[u64]) {
+    let needed = |&generation: &u64| Needed {
+        id: Reader::open(dir.join(name(generation))).unwrap().header().id,
+        generation,
+    };
+    let needed: Vec<Needed> = needs.iter().map(needed).collect();
+    let mut writer = Writer::create(dir, &name(generation), &new(generation), 0).unwrap();
+    writer.need(&needed).unwrap();
+    writer.commit().unwrap();
+}
+
 #[test]
-fn prune_keeps_parents() {
-    let (dir, directory) = filled(2);
-    for generation in 3..=6 {
-        // 3 and 4 stand alone; 5 needs 2, and 6 needs 5.
-        let of = |needed| Reader::open(dir.path().join(name(needed))).unwrap().header().id;
-        let parent = [ImageId::NONE, ImageId::NONE, of(2), of(generation - 1)];
-        let parent = parent[generation as usize - 3];
-        small(dir.path(), &NewHeader { parent, ..new(generation) });
-    }
+fn prune_keeps_what_is_needed() {
+    let (dir, directory) = filled(4);
+    needing(dir.path(), 5, &[2]);
+    needing(dir.path(), 6, &[5, 2]);
     assert_eq!(directory.prune(JOB, 1).unwrap(), 3);
     assert_eq!(generations(&directory), [6, 5, 2]);
+    let newest = Reader::open(dir.path().join(name(6))).unwrap();
+    let ancestors = Ancestors::of(&newest, Whose::Trusted).unwrap();
+    let generations = |n| ancestors.get(n, &newest).map(|image| image.header().generation);
+    assert_eq!([0, 1, 2, 3].map(generations), [Some(6), Some(5), Some(2), None]);
+    assert_eq!(newest.header().parent, ancestors.get(1, &newest).unwrap().header().id);
+}
+
+#[test]
+fn one_whose_needs_are_gone_does_not_count() {
+    let (dir, directory) = filled(3);
+    needing(dir.path(), 4, &[3, 2]);
+    // Another one under the name is not the one that is needed.
+    small(dir.path(), &new(2));
+    let (found, bad) = newest(&directory, None);
+    assert_eq!(found.unwrap(), (JOB, 3));
+    assert!(bad.len() == 1 && bad[0].contains("needs generation 2"), "{bad:?}");
+    let newest = Reader::open(dir.path().join(name(4))).unwrap();
+    let missing = Ancestors::of(&newest, Whose::Anybodys).unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
+    assert_eq!(directory.prune(JOB, 1).unwrap(), 2);
+    assert_eq!(generations(&directory), [4, 3]);
+}
+
+#[test]
+fn a_held_image_is_not_replaced() {
+    let (dir, _directory) = filled(1);
+    let open = || Reader::open(dir.path().join(name(1))).unwrap();
+    let (first, second) = (open(), open());
+    assert!(first.hold() && second.hold());
+    drop(first);
+    assert!(!open().give_up());
+    drop(second);
+    let given_up = open();
+    assert!(given_up.give_up() && !open().hold());
+    small(dir.path(), &new(1));
+    assert!(!given_up.hold() && open().hold());
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::progress::{Event, Observer, Silent};
 const JOB: JobId = JobId(0x0123_4567_89ab_cdef);
 
 fn new(generation: u64) -> NewHeader {
-    NewHeader { job: JOB, generation, parent: ImageId::NONE }
+    NewHeader { job: JOB, generation }
 }
 
 fn name(generation: u64) -> String {
@@ -195,4 +195,22 @@ fn golden_images_stay_readable() {
     let mut block = |id| reader.read_block(BlockId(id), &mut unpacker).unwrap().to_vec();
     assert_eq!((block(0), block(1), block(2)), (vec![7; 3000], noise(1, 100), b"x".to_vec()));
     assert_eq!(reader.verify(&Silent, 1).unwrap().blocks, 3);
+}
+
+#[test]
+fn blocks_and_sections_go_from_one_image_to_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = Reader::open(small(dir.path(), &new(1))).unwrap();
+    let mut unpacker = Unpacker::new().unwrap();
+    let mut writer = Writer::create(dir.path(), &name(2), &new(2), 1).unwrap();
+    for id in [2, 0] {
+        writer.copy_block(&from, BlockId(id), &mut unpacker).unwrap();
+    }
+    writer.copy_sections(&from, &[Tag::BLKS, Tag::INFO]).unwrap();
+    let taken = Reader::open(writer.commit().unwrap().path).unwrap();
+    assert_eq!(taken.read_block(BlockId(0), &mut unpacker).unwrap(), b"x");
+    assert_eq!(taken.read_block(BlockId(1), &mut unpacker).unwrap(), [7; 3000]);
+    assert_eq!(taken.section::<Vec<u64>>(Tag::JOB).unwrap().unwrap(), vec![42; 500]);
+    assert_eq!(taken.section::<String>(Tag::INFO).unwrap(), None);
+    check(taken.path()).unwrap();
 }

@@ -1,0 +1,273 @@
+//! Which pages the processes of the job have written to since a generation: large anonymous areas are
+//! put under a watch of the kernel's ([`Watch`]) while the job runs, and a freeze asks which pages have
+//! lost their protection since.
+//!
+//! The payload must not be able to tell: the userfaultfd is made in the process while all its tasks
+//! stand, is taken over (pidfd_getfd(2)), and closed there. A write to a watched page costs the fault that
+//! it would cost after a fork, once a generation; huge pages are left alone.
+//!
+//! Nothing is believed that the kernel does not say of each page at the freeze: an area that is not
+//! watched (mapped anew, moved by mremap(2), of a new program) counts as written, and what a process has
+//! written is only told relative to the one image that was made when it was asked last.
+
+use std::collections::HashMap;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
+
+use super::base::Base;
+use super::freeze::{self, Frozen, FrozenProcess};
+use super::plan::{Clean, Into, Plan, Stretch};
+use crate::error::{Error, Result};
+use crate::image::ImageId;
+use crate::os::changes::Watch;
+use crate::os::maps::{self, Kind, Map};
+use crate::os::mem::Memory;
+use crate::os::pagemap::Pagemap;
+use crate::os::proc;
+use crate::os::remote::{Remote, Site};
+use crate::snapshot::{Life, Process};
+
+/// Processes with less private memory are read faster than watched.
+const LARGE: u64 = 16 << 20;
+/// Areas that are shorter are read each time.
+const LONG: u64 = 256 << 10;
+
+/// The watched processes of a job.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Watches {
+    by_pid: HashMap<i32, Watched>,
+    /// The kernel, a security policy or a limit forbids it; it is not tried again.
+    refused: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Watched {
+    watch: Arc<Watch>,
+    /// What is not written to since then is as in this image.
+    since: ImageId,
+}
+
+impl Watches {
+    /// Puts what is new and large of the descendants of `parent` under watch. They run meanwhile, but for
+    /// a moment in which those that never were watched make what that takes.
+    pub(crate) fn begin(&mut self, parent: i32, timeout: Duration) {
+        if self.refused {
+            return;
+        }
+        let mut large = proc::descendants(parent);
+        large.retain(|&pid| proc::private_bytes(pid) >= LARGE);
+        self.by_pid.retain(|pid, _| large.contains(pid));
+        // One that has executed another program has lost its watch.
+        self.by_pid.retain(|&pid, watched| cover(pid, &watched.watch).is_ok());
+        let new = |pid: &i32| !self.by_pid.contains_key(pid);
+        let new: Vec<i32> = large.into_iter().filter(new).collect();
+        if new.is_empty() {
+            return;
+        }
+        match made(parent, &new, timeout) {
+            Ok(made) => {
+                for (pid, watch) in made {
+                    if let Err(error) = cover(pid, &watch).and_then(|long| protect(pid, &long)) {
+                        tracing::debug!(pid, %error, "not watched");
+                        continue;
+                    }
+                    let (watch, since) = (Arc::new(watch), ImageId::NONE);
+                    self.by_pid.insert(pid, Watched { watch, since });
+                }
+            }
+            Err(error) => {
+                self.refused = true;
+                tracing::info!(%error, "what changes is found by comparing, as it cannot be watched");
+            }
+        }
+    }
+
+    /// Asks what of the frozen, watched processes was written to, and watches on. If the last time was
+    /// when `base` was made, what is neither written nor new is as it is there; the plan knows then
+    /// what is to be read of these processes.
+    ///
+    /// # Errors
+    ///
+    /// A process' pages cannot be looked at.
+    pub(crate) fn look(
+        &mut self,
+        plan: &mut Plan,
+        frozen: &Frozen,
+        base: Option<&Base>,
+        processes: &mut [Process],
+    ) -> Result<()> {
+        for (index, process) in frozen.processes.iter().enumerate() {
+            let Some(watched) = self.by_pid.get_mut(&process.pid) else { continue };
+            // Whatever comes of this checkpoint, the answer of the last one is used up.
+            let since = std::mem::replace(&mut watched.since, ImageId::NONE);
+            let base = base.filter(|base| base.id() == since);
+            if base.and_then(|base| base.memory_of(processes[index].pid)).is_none() {
+                continue;
+            }
+            let pagemap = Pagemap::open(process.pid)?;
+            let (its, others) =
+                std::mem::take(&mut plan.later).into_iter().partition(|it| it.process == index);
+            plan.later = others;
+            for stretch in its {
+                let (start, end) = stretch.range();
+                // Anonymous memory only: of files' pages more must be known.
+                let written = match stretch.on_file {
+                    true => None,
+                    false => pagemap.take_written(start, end).ok(),
+                };
+                match written {
+                    None => plan.look_at(&pagemap, &stretch, processes, Into::Own)?,
+                    Some(written) => plan.changed(&pagemap, &stretch, &written, processes)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// From now on `image` is what unwritten pages are as in.
+    pub(crate) fn since(&mut self, image: ImageId) {
+        self.by_pid.values_mut().for_each(|watched| watched.since = image);
+    }
+
+    /// Whether this process' watched areas are ours.
+    pub(crate) fn has(&self, pid: i32) -> bool {
+        self.by_pid.contains_key(&pid)
+    }
+}
+
+impl Plan {
+    /// Of a watched stretch, what was written is read, and the rest is as it was.
+    fn changed(
+        &mut self,
+        pagemap: &Pagemap,
+        stretch: &Stretch,
+        written: &[(u64, u64)],
+        processes: &mut [Process],
+    ) -> Result<()> {
+        let (start, end) = stretch.range();
+        let present = pagemap.present(start, end).map_err(|e| {
+            Error::os(format!("cannot read the pagemap of process {}", stretch.process), e)
+        })?;
+        let (mut guards, mut dirty) = (Vec::new(), written.to_vec());
+        let mut clean = Vec::new();
+        for pages in present {
+            match (pages.guard, pages.written) {
+                (true, _) => guards.push((pages.start, pages.end)),
+                (false, true) => dirty.push((pages.start, pages.end)),
+                (false, false) => clean.push((pages.start, pages.end)),
+            }
+        }
+        dirty.sort_unstable();
+        for (start, end) in less(&clean, &dirty) {
+            self.clean.push(Clean { process: stretch.process as u32, start, end });
+        }
+        for &(start, end) in &dirty {
+            self.written(stretch, (start, end));
+        }
+        if let Life::Alive(live) = &mut processes[stretch.process].life {
+            live.space.areas[stretch.area].guards = guards;
+        }
+        Ok(())
+    }
+}
+
+/// Sorted ranges less other sorted ranges.
+fn less(ranges: &[(u64, u64)], others: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let mut left = Vec::new();
+    let mut others = others.iter().peekable();
+    for &(mut start, end) in ranges {
+        while let Some(&&(from, to)) = others.peek()
+            && from < end
+        {
+            if start < from {
+                left.push((start, from));
+            }
+            start = start.max(to);
+            if to > end {
+                break;
+            }
+            others.next();
+        }
+        if start < end {
+            left.push((start, end));
+        }
+    }
+    left
+}
+
+/// Has these processes make what a watch takes; the job stands meanwhile.
+fn made(parent: i32, pids: &[i32], timeout: Duration) -> Result<Vec<(i32, Watch)>> {
+    let frozen = freeze::freeze(parent, timeout)?;
+    let those = frozen.processes.iter().filter(|process| pids.contains(&process.pid));
+    those.map(|process| Ok((process.pid, make(process)?))).collect()
+}
+
+fn make(process: &FrozenProcess) -> Result<Watch> {
+    let memory = Memory::open(process.pid)?;
+    let site = Site::find(&maps::read(process.pid)?, &memory)?;
+    let remote = Remote::begin(&process.tasks[0], &memory, site)?;
+    let what = "make a userfaultfd";
+    let number = remote.try_call(what, libc::SYS_userfaultfd, &[Watch::FLAGS as u64])?;
+    let taken = take(process.pid, number as i32);
+    remote.try_call("close a userfaultfd", libc::SYS_close, &[number])?;
+    remote.end()?;
+    Watch::begin(taken?).map_err(|e| Error::os("cannot set up a userfaultfd", e))
+}
+
+/// A copy of another process' descriptor.
+fn take(pid: i32, number: i32) -> Result<OwnedFd> {
+    let failed = |e: rustix::io::Errno| Error::os("cannot take over a userfaultfd", e);
+    let pid = Pid::from_raw(pid).ok_or(rustix::io::Errno::SRCH).map_err(failed)?;
+    let process = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(failed)?;
+    rustix::process::pidfd_getfd(process, number.as_raw_fd(), PidfdGetfdFlags::empty())
+        .map_err(failed)
+}
+
+/// Watches all long anonymous areas of a process; gives those.
+fn cover(pid: i32, watch: &Watch) -> Result<Vec<(u64, u64)>> {
+    let long = |map: &Map| {
+        map.kind == Kind::Anonymous && !map.shared && map.inode == 0 && map.end - map.start >= LONG
+    };
+    let mut covered = Vec::new();
+    for map in maps::read(pid)?.iter().filter(|map| long(map)) {
+        match watch.cover(map.start, map.end) {
+            Ok(()) => covered.push((map.start, map.end)),
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {
+                return Err(Error::os(format!("process {pid} has another address space now"), e));
+            }
+            // It is gone by now, or of a kind that cannot be watched.
+            Err(error) => tracing::debug!(pid, start = map.start, %error, "not watched"),
+        }
+    }
+    Ok(covered)
+}
+
+/// Protects what has not been before. What is written until the freeze is told as written the next time.
+fn protect(pid: i32, areas: &[(u64, u64)]) -> Result<()> {
+    let pagemap = Pagemap::open(pid)?;
+    for &(start, end) in areas {
+        // An area that has gone since takes its watch with it.
+        let _ = pagemap.take_written(start, end);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_clean_is_not_dirty() {
+        let clean = [(0, 10), (20, 30), (40, 50), (60, 70)];
+        assert_eq!(less(&clean, &[]), clean);
+        assert_eq!(
+            less(&clean, &[(5, 25), (25, 26), (48, 49), (60, 70)]),
+            [(0, 5), (26, 30), (40, 48), (49, 50)]
+        );
+        assert_eq!(less(&clean, &[(0, 100)]), []);
+        assert_eq!(less(&[(0, 10), (10, 20)], &[(3, 12)]), [(0, 3), (12, 20)]);
+    }
+}
