@@ -5,6 +5,8 @@
 //! whatever happens to *us* in between, the task finds its way back to where it was by itself: a
 //! launcher that is killed in the middle of a checkpoint does not harm the payload.
 //!
+//! Each call takes two stops; many at once ([`batch`]) take one.
+//!
 //! All signals are blocked meanwhile, so that none is delivered on top of the stub, and an rseq
 //! critical section (which the kernel forgets when it sees the stub's instruction pointer) is
 //! remembered and put back.
@@ -404,10 +406,7 @@ impl<'a> Remote<'a> {
         let (Some(idle), Some(room)) = (self.idle, self.site.get().room) else {
             return (0..count).try_for_each(|nth| self.call_of(table + nth * batch::CALL));
         };
-        let mut registers = self.loaded(libc::SYS_getpid, &[]);
-        batch::load(&mut registers, room, (table, count), idle);
-        self.task.set_registers(&registers)?;
-        self.set_mask(!batch::bit(idle))?;
+        self.begin_all(room, (table, count), idle)?;
         let mut signal = 0;
         loop {
             match self.task.step(Step::Free, signal)? {
@@ -428,6 +427,15 @@ impl<'a> Remote<'a> {
                 }
             }
         }
+    }
+
+    /// Sets the task to the beginning of the code that makes all calls. From here on it takes no more
+    /// than letting it go for it to find its way back.
+    fn begin_all(&self, room: u64, table: (u64, u64), idle: i32) -> Result<()> {
+        let mut registers = self.loaded(libc::SYS_getpid, &[]);
+        batch::load(&mut registers, room, table, idle);
+        self.task.set_registers(&registers)?;
+        self.set_mask(!batch::bit(idle))
     }
 
     /// Makes one call of the table.
@@ -539,7 +547,85 @@ impl Scratch {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Command, Stdio};
+
+    use super::super::status::Status as Shown;
+    use super::super::{maps, proc};
     use super::*;
+
+    /// When the tracer ends.
+    #[derive(Debug, Clone, Copy)]
+    enum Moment {
+        Loaded,
+        LetGo,
+        InTheMiddle,
+        AtTheEnd,
+    }
+
+    /// Borrows a process, lets it make many calls, and ends without giving it back: ptrace belongs to
+    /// the calling thread.
+    fn borrow_and_end(pid: i32, moment: Moment) {
+        let running = Running::seize(pid).unwrap().unwrap();
+        running.interrupt().unwrap();
+        let halted = running.halt(Instant::now() + CHILD).unwrap();
+        let Halt::Stopped(task) = halted else { panic!("{halted:?}") };
+        let task = task.hold();
+        let memory = Memory::open(pid).unwrap();
+        let site = Site::find(&maps::read(pid).unwrap(), &memory).unwrap().with_handlers(0);
+        let remote = Remote::begin(&task, &memory, site).unwrap();
+        let scratch = Scratch::map(&remote).unwrap().address;
+        let idle = remote.idle.expect("there is room, and a signal");
+        // Sleeps of two milliseconds each.
+        let time = scratch + 16 * batch::CALL;
+        let call = [libc::SYS_nanosleep as u64, time, 0, 0, 0, 0, 0, 0];
+        let words: Vec<u64> = [call; 16].concat().into_iter().chain([0, 2_000_000]).collect();
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        memory.write_all(scratch, &bytes).unwrap();
+        remote.begin_all(site.room.unwrap(), (scratch, 16), idle).unwrap();
+        match moment {
+            Moment::Loaded => {}
+            Moment::LetGo => ptrace::cont(pid, 0).unwrap(),
+            Moment::InTheMiddle => {
+                ptrace::cont(pid, 0).unwrap();
+                while proc::stat(pid).unwrap().state != 'S' {
+                    std::thread::yield_now();
+                }
+            }
+            Moment::AtTheEnd => {
+                let status = task.step(Step::Free, 0).unwrap();
+                assert_eq!(status, Status::Signal(idle));
+                assert!(batch::is_done(&task.registers().unwrap(), site.room.unwrap()));
+            }
+        }
+        std::mem::forget(remote);
+    }
+
+    #[test]
+    fn a_task_whose_tracer_ends_in_the_middle_finds_its_way_back() {
+        use Moment::{AtTheEnd, InTheMiddle, LetGo, Loaded};
+        for moment in [Loaded, LetGo, InTheMiddle, AtTheEnd] {
+            let mut cat = Command::new("cat");
+            let mut cat = cat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            let (mut to, from) = (cat.stdin.take().unwrap(), cat.stdout.take().unwrap());
+            let mut from = BufReader::new(from);
+            let mut answers = |word: &str| {
+                writeln!(to, "{word}").unwrap();
+                let mut line = String::new();
+                from.read_line(&mut line).unwrap();
+                assert_eq!(line.trim(), word, "{moment:?}");
+            };
+            answers("before");
+            let pid = cat.id() as i32;
+            let blocked = Shown::of(pid).unwrap().bits("SigBlk").unwrap();
+            std::thread::spawn(move || borrow_and_end(pid, moment)).join().unwrap();
+            answers("behind");
+            assert_eq!(Shown::of(pid).unwrap().bits("SigBlk").unwrap(), blocked, "{moment:?}");
+            assert_eq!(Shown::of(pid).unwrap().bits("SigPnd").unwrap(), 0, "{moment:?}");
+            drop(to);
+            assert!(cat.wait().unwrap().success(), "{moment:?}");
+        }
+    }
 
     #[test]
     fn the_stub_fits_its_room() {
