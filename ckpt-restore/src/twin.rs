@@ -5,7 +5,8 @@
 //! (restored ones have it in their memory, and procfs reads it there).
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
@@ -52,17 +53,33 @@ fn processes_of(job: JobId) -> Vec<i32> {
     let user = fs::metadata("/proc/self").map_or(0, |meta| meta.uid());
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let mut room = vec![0; 64 << 10];
     let mut found: Vec<i32> = pids
         .filter(|pid| !above.contains(pid))
         .filter(|pid| fs::metadata(format!("/proc/{pid}")).is_ok_and(|meta| meta.uid() == user))
         // A zombie's environment reads as empty.
         .filter(|pid| {
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let environment = environment(*pid, &mut room);
             environment.split(|&byte| byte == 0).any(|entry| entry == variable.as_bytes())
         })
         .collect();
     found.sort_unstable();
     found
+}
+
+/// The environment of a process; procfs gives no size, and hosts have many processes: so it is read into
+/// `room`, which grows if need be.
+fn environment(pid: i32, room: &mut Vec<u8>) -> &[u8] {
+    let mut filled = 0;
+    if let Ok(mut file) = File::open(format!("/proc/{pid}/environ")) {
+        while let Ok(more @ 1..) = file.read(&mut room[filled..]) {
+            filled += more;
+            if filled == room.len() {
+                room.resize(2 * filled, 0);
+            }
+        }
+    }
+    &room[..filled]
 }
 
 /// We, our parent, its parent …

@@ -88,7 +88,8 @@ fn must_be_busy(run: &Run, user: &User, pid: i32) {
 
 /// A job that has lost its launcher runs on, and must not run twice.
 fn once_only(user: &User) {
-    let payload = with(&[("WITH", "nothing")]);
+    // It must live longer than a restorer waits for processes that are about to end.
+    let payload = with(&[("WITH", "nothing"), ("STEPS", "120")]);
     let expected = undisturbed(payload, user);
     let mut run = Run::start(payload, user);
     for _ in 0..2 {

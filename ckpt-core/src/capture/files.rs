@@ -67,6 +67,8 @@ pub(crate) struct Collector {
     pipe_of: HashMap<Inode, u32>,
     content_of: HashMap<(u64, u64), u32>,
     mapped_of: HashMap<(Vec<u8>, bool), u32>,
+    /// Mappings whose files have been looked at: path, inode, and whether they may be written.
+    looked_at: HashMap<(Vec<u8>, Inode, bool), u32>,
     inherited: HashMap<Inode, i32>,
 }
 
@@ -94,12 +96,12 @@ impl Collector {
         Self { stdio: Stdio::ours(), inherited: inherited(), ..Self::default() }
     }
 
-    /// The descriptor table of a frozen process.
-    pub(crate) fn descriptors(&mut self, pid: i32) -> Result<Table> {
+    /// The descriptor table of a frozen process; `links` says where each descriptor leads.
+    pub(crate) fn descriptors(&mut self, pid: i32, links: Vec<(i32, Vec<u8>)>) -> Result<Table> {
         let mut table = Table::default();
         let mut locked = HashSet::new();
-        for fd in proc::descriptors(pid)? {
-            let seen = look(pid, fd)?;
+        for (fd, link) in links {
+            let seen = look(pid, fd, link)?;
             let file = self.file(&seen)?;
             let close_on_exec = seen.flags & libc::O_CLOEXEC != 0;
             table.descriptors.push(Descriptor { fd, file, close_on_exec });
@@ -294,6 +296,12 @@ impl Collector {
         {
             return Err(refused_map(map, "belongs to the kernel, and cannot be saved"));
         }
+        // What may be made writable again counts, and had been written to, perhaps.
+        let writable = map.shared && flags.contains(b"mw");
+        let whole = (map.path.clone(), (device, map.inode), writable);
+        if let Some(&index) = self.looked_at.get(&whole).filter(|_| !map.deleted) {
+            return Ok(Backing::File(index));
+        }
         let nameless = map.deleted
             || map.path.starts_with(b"[anon_shmem:")
             || map.path.starts_with(b"/memfd:");
@@ -312,8 +320,6 @@ impl Collector {
             }
             return Ok(Backing::Anonymous);
         }
-        // What may be made writable again counts, and had been written to, perhaps.
-        let writable = map.shared && flags.contains(b"mw");
         let key = (map.path.clone(), writable);
         let next = self.mapped.len() as u32;
         let index = *self.mapped_of.entry(key).or_insert(next);
@@ -321,6 +327,7 @@ impl Collector {
             let file = Named::of(&map.path, &meta);
             self.mapped.push(Mapped { file, build_id: None, writable });
         }
+        self.looked_at.insert(whole, index);
         Ok(Backing::File(index))
     }
 
@@ -366,9 +373,8 @@ fn inherited() -> HashMap<Inode, i32> {
     found
 }
 
-fn look(pid: i32, fd: i32) -> Result<Seen> {
+fn look(pid: i32, fd: i32, link: Vec<u8>) -> Result<Seen> {
     let at = format!("/proc/{pid}/fd/{fd}");
-    let link = proc::link(pid, &format!("fd/{fd}"))?;
     let info = proc::read(pid, &format!("fdinfo/{fd}"))?;
     let info = String::from_utf8_lossy(&info).into_owned();
     let meta = fs::metadata(&at).map_err(|e| Error::os(format!("cannot look at {at}"), e))?;

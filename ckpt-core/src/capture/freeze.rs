@@ -102,10 +102,11 @@ fn freeze_all(parent: i32, timeout: Duration, seized: &Seized) -> Result<Frozen>
     let deadline = Instant::now() + timeout;
     let mut net = Net::default();
     loop {
-        let fresh = net.seize_new(&proc::family(parent), seized)?;
+        let family = proc::family(parent);
+        let fresh = net.seize_new(&family, seized)?;
         net.gather(Instant::now() + ROUND)?;
         if net.running.is_empty() && !fresh {
-            return net.into_frozen(parent);
+            return net.into_frozen(family.0);
         }
         if !net.running.is_empty() {
             if Instant::now() >= deadline {
@@ -208,7 +209,7 @@ impl Net {
     }
 
     /// Sorts the stopped tasks by process.
-    fn into_frozen(mut self, parent: i32) -> Result<Frozen> {
+    fn into_frozen(mut self, processes: Vec<i32>) -> Result<Frozen> {
         let disturbed = |tid: i32, pid: i32| {
             let what = format!("task {tid} changed while the job was being frozen");
             Error::new(ErrorKind::Disturbed, what).of_process(pid, &proc::comm(pid))
@@ -218,7 +219,7 @@ impl Net {
         if let Some((&tid, (pid, _))) = self.stopped.iter().find(|(_, (_, task))| !task.stands()) {
             return Err(disturbed(tid, *pid));
         }
-        for pid in proc::descendants(parent) {
+        for pid in processes {
             let tids: Vec<i32> =
                 self.stopped.iter().filter(|(_, (p, _))| *p == pid).map(|(&t, _)| t).collect();
             let mut tasks: Vec<Stopped> =

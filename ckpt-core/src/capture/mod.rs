@@ -11,6 +11,7 @@ pub(crate) mod plan;
 pub(crate) mod processes;
 pub(crate) mod refuse;
 mod sieve;
+mod states;
 pub(crate) mod stream;
 mod twin;
 pub(crate) mod watch;
@@ -290,6 +291,7 @@ fn freeze_and_copy(
     (writer, base): (&Writer, Option<&Base>),
 ) -> Result<Taken> {
     let mut before = Before::look(job.parent, &mut job.standing, &job.watches);
+    let mut files = Collector::new();
     let stopped = Instant::now();
     let mut frozen = freeze::freeze(job.parent, options.freeze_timeout)?;
     before.cut_short = std::mem::take(&mut frozen.cut_short);
@@ -297,16 +299,15 @@ fn freeze_and_copy(
         return Err(Error::new(ErrorKind::NotFound, "the job has ended: nothing is left to save"));
     };
     // Only now do numbers stand still: a thread's execve exchanges them.
-    let launcher = processes::launcher(job.parent, job.root)?;
+    let launcher = processes::launcher(job.parent, job.root, &before.states)?;
     let tasks = frozen.tasks();
     let count = frozen.processes.len() + frozen.zombies.len();
     observer.event(Event::Frozen { processes: count, tasks });
     gate.pass(Step::Frozen)?;
 
-    let mut files = Collector::new();
     let mut plan = Plan::default();
     let mut processes = processes::capture(&frozen, &launcher, &mut before, &mut files, &mut plan)?;
-    let last_number = numbers::last(&frozen);
+    let last_number = numbers::last(&frozen, &before.states);
     tracing::debug!(since = ?stopped.elapsed(), "looked at");
     // The clocks last: what is left of a timer was read before, so none fires too early.
     let host = host(first);

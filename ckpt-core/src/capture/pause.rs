@@ -157,7 +157,7 @@ fn obstacle(plan: &Plan, processes: &[Process], large: &BTreeSet<usize>) -> Opti
 
 /// Copies what is not read from a twin, and lets the plan read these instead.
 fn hold(plan: &mut Plan) -> Result<()> {
-    let mut copy = Vec::new();
+    let mut copy = Vec::with_capacity(plan.total() as usize);
     let source = plan.sources.len() as u32;
     for extent in &mut plan.extents {
         let start = copy.len();

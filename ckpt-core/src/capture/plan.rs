@@ -133,7 +133,7 @@ impl Plan {
         let memory = File::open(&path).map_err(|e| Error::os(format!("cannot open {path}"), e))?;
         let source = self.add(Source::File(memory));
         self.memories.push((pid, source));
-        let pagemap = Pagemap::open(pid)?;
+        let pagemap = Pagemap::of_frozen(pid)?;
         Ok(Pages { plan: self, pagemap, index, source, is_large })
     }
 

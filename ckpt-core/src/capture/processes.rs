@@ -7,9 +7,11 @@ use super::files::{Collector, Place, Table};
 use super::freeze::{Frozen, FrozenProcess};
 use super::plan::Plan;
 use super::refuse;
+use super::states::States;
 use super::watch::Watches;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kinds::Hand;
+use crate::kinds::asks::Asks;
 use crate::kinds::call::{Interrupted, Seen, Standing};
 use crate::kinds::credentials::Credentials;
 use crate::kinds::memory::{AddressSpace, Area};
@@ -20,6 +22,7 @@ use crate::kinds::timers::Timers;
 use crate::os::maps::{self, Kind, Map};
 use crate::os::mem::Memory;
 use crate::os::remote::{Remote, Scratch, Site};
+use crate::os::status::Status;
 use crate::os::{PAGE, proc, ptrace};
 use crate::snapshot::{Launcher, Life, Live, Process};
 
@@ -36,6 +39,8 @@ pub(crate) struct Before<'a> {
     /// System calls that the freeze has cut short, by tid.
     pub(crate) cut_short: BTreeMap<i32, i64>,
     pub(crate) standing: &'a mut Standing,
+    /// Of the time behind it: nothing is asked of it before.
+    pub(crate) states: States,
     pub(crate) watches: &'a Watches,
 }
 
@@ -47,8 +52,11 @@ impl<'a> Before<'a> {
             seen: Sightings::new(),
             cut_short: BTreeMap::new(),
             standing,
+            states: States::default(),
             watches,
         };
+        // The launcher's are what they are.
+        let _ = before.states.namespaces(parent);
         for pid in proc::descendants(parent) {
             // Whatever ends meanwhile, or is new at the freeze, just goes without.
             before.flags.extend(maps::flags(pid).ok().map(|flags| (pid, flags)));
@@ -60,21 +68,15 @@ impl<'a> Before<'a> {
     }
 }
 
-/// The kernel's words for a process in its innermost PID namespace.
-fn innermost(pid: i32, field: &str) -> Result<i32> {
-    let numbers = proc::status_field(pid, field)?.unwrap_or_default();
-    let last = numbers.split_ascii_whitespace().next_back().and_then(|word| word.parse().ok());
-    last.ok_or_else(|| Error::new(ErrorKind::Gone, format!("process {pid} has ended")))
-}
-
 /// The process above the job, and the job's first.
-pub(crate) fn launcher(pid: i32, root: i32) -> Result<Launcher> {
+pub(crate) fn launcher(pid: i32, root: i32, states: &States) -> Result<Launcher> {
+    let status = states.status(pid)?;
     Ok(Launcher {
-        pid: proc::inner_pid(pid)?,
-        root: proc::inner_pid(root)?,
-        group: innermost(pid, "NSpgid")?,
-        session: innermost(pid, "NSsid")?,
-        credentials: Credentials::of(pid)?,
+        pid: status.inner_pid()?,
+        root: states.status(root)?.inner_pid()?,
+        group: status.innermost("NSpgid")?,
+        session: status.innermost("NSsid")?,
+        credentials: Credentials::told(&status)?,
     })
 }
 
@@ -88,33 +90,34 @@ pub(crate) fn capture(
 ) -> Result<Vec<Process>> {
     // First everything is looked at: what cannot be saved is refused before it is disturbed.
     for process in &frozen.processes {
-        let checked = refuse::check(process, &launcher.credentials);
+        let checked = refuse::check(process, &launcher.credentials, &before.states);
         checked.map_err(|e| e.of_process(process.pid, &proc::comm(process.pid)))?;
     }
     let mut processes = Vec::new();
     for process in &frozen.processes {
         let index = processes.len() as u32;
-        let name = proc::comm(process.pid);
-        let whose = |e: Error| e.of_process(process.pid, &name);
-        let credentials = Credentials::of(process.pid)?;
+        let whose = |e: Error| e.of_process(process.pid, &proc::comm(process.pid));
+        let credentials = Credentials::told(&*before.states.status(process.pid)?)?;
         let live = live(process, index, credentials, before, files, plan).map_err(whose)?;
         let name = live.tasks.first().map(|task| task.name.clone()).unwrap_or_default();
-        processes.push(outline(process.pid, name, Life::Alive(Box::new(live)))?);
+        processes.push(outline(process.pid, name, Life::Alive(Box::new(live)), &before.states)?);
     }
     files.find_watched()?;
     for &pid in &frozen.zombies {
         let status = proc::stat(pid)?.exit_code.unwrap_or_default();
-        processes.push(outline(pid, proc::comm(pid).into_bytes(), Life::Zombie(status))?);
+        let (name, life) = (proc::comm(pid).into_bytes(), Life::Zombie(status));
+        processes.push(outline(pid, name, life, &before.states)?);
     }
     Ok(processes)
 }
 
-fn outline(pid: i32, name: Vec<u8>, life: Life) -> Result<Process> {
+fn outline(pid: i32, name: Vec<u8>, life: Life, states: &States) -> Result<Process> {
+    let status = states.status(pid)?;
     Ok(Process {
-        pid: proc::inner_pid(pid)?,
-        parent: proc::inner_pid(proc::stat(pid)?.ppid)?,
-        group: innermost(pid, "NSpgid")?,
-        session: innermost(pid, "NSsid")?,
+        pid: status.inner_pid()?,
+        parent: states.status(status.parent()?)?.inner_pid()?,
+        group: status.innermost("NSpgid")?,
+        session: status.innermost("NSsid")?,
         name,
         life,
     })
@@ -137,7 +140,8 @@ fn live(
     let pid = process.pid;
     let memory = Memory::open(pid)?;
     let maps = maps::read(pid)?;
-    let site = Site::find(&maps, &memory)?;
+    let (caught, _) = before.states.status(pid)?.dispositions()?;
+    let site = Site::find(&maps, &memory)?.with_handlers(caught);
     let leader = &process.tasks[0];
     let pending = ptrace::pending(leader.tid(), true)
         .map_err(|e| leader.failed("read the process' pending signals", e))?;
@@ -146,12 +150,20 @@ fn live(
         let tid = stopped.tid();
         let seen = (before.seen.get(&tid).copied(), before.cut_short.get(&tid).copied());
         let call = Interrupted::capture(pid, stopped, &memory, seen, before.standing)?;
-        tasks.push(Task::capture(stopped, inner_tid(pid, tid)?, task_name(pid, tid)?, call)?);
+        tasks.push(Task::capture(
+            stopped,
+            before.states.status(tid)?.inner_pid()?,
+            task_name(pid, tid)?,
+            call,
+        )?);
     }
-    settle_timers(process, &memory, site)?;
-    let Table { descriptors, locks } = files.descriptors(pid)?;
+    let links = links(pid)?;
+    settle_timers(process, &memory, site, &links)?;
+    let Table { descriptors, locks } = files.descriptors(pid, links)?;
     let flags = area_flags(pid, &maps, before)?;
-    let areas = areas((pid, index), (&maps, &flags), before.watches, files, plan)?;
+    let is_large = before.states.status(pid)?.private_bytes() >= LARGE;
+    let whose = (pid, index, is_large);
+    let areas = areas(whose, (&maps, &flags), before.watches, files, plan)?;
 
     let mut live = Live {
         space: AddressSpace::default(),
@@ -164,19 +176,27 @@ fn live(
         locks,
         tasks,
     };
-    ask_all(process, &mut live, &memory, site, &maps, files)?;
+    ask_all(process, &mut live, &memory, site, (&maps, &before.states), files)?;
     live.space.areas = areas;
     Ok(live)
 }
 
+/// Where each descriptor of a process leads.
+fn links(pid: i32) -> Result<Vec<(i32, Vec<u8>)>> {
+    let link = |fd| Ok((fd, proc::link(pid, &format!("fd/{fd}"))?));
+    proc::descriptors(pid)?.into_iter().map(link).collect()
+}
+
 /// A periodic timerfd that nobody reads stands still after its first tick. Asked for its time
 /// (timerfd_gettime(2)), the kernel notes all the ticks that it owes, and takes none away.
-fn settle_timers(process: &FrozenProcess, memory: &Memory, site: Site) -> Result<()> {
-    let pid = process.pid;
-    let is_timer = |fd: &i32| {
-        proc::link(pid, &format!("fd/{fd}")).is_ok_and(|link| link == b"anon_inode:[timerfd]")
-    };
-    let timers: Vec<i32> = proc::descriptors(pid)?.into_iter().filter(is_timer).collect();
+fn settle_timers(
+    process: &FrozenProcess,
+    memory: &Memory,
+    site: Site,
+    links: &[(i32, Vec<u8>)],
+) -> Result<()> {
+    let timers = links.iter().filter(|(_, link)| link == b"anon_inode:[timerfd]");
+    let timers: Vec<i32> = timers.map(|(fd, _)| *fd).collect();
     if timers.is_empty() {
         return Ok(());
     }
@@ -198,14 +218,15 @@ fn ask_all(
     live: &mut Live,
     memory: &Memory,
     site: Site,
-    maps: &[Map],
+    (maps, states): (&[Map], &States),
     files: &mut Collector,
 ) -> Result<()> {
     let leader = &process.tasks[0];
+    let status = states.status(process.pid)?;
     let remote = Remote::begin(leader, memory, site)?;
     let scratch = Scratch::map(&remote)?;
     let hand = Hand { remote: &remote, memory, scratch };
-    let asked = ask_process(process.pid, &hand, live, leader.group_stop, maps)
+    let asked = ask_process(process.pid, &hand, live, (leader.group_stop, &status), maps)
         .and_then(|()| files.places_of(process.pid).try_for_each(|place| resident(&hand, place)));
     if asked.is_err() || process.tasks.len() == 1 {
         scratch.free(&remote)?;
@@ -216,7 +237,7 @@ fn ask_all(
     let last = process.tasks.len() - 1;
     for (at, (task, stopped)) in live.tasks.iter_mut().zip(&process.tasks).enumerate().skip(1) {
         let remote = Remote::begin(stopped, memory, site)?;
-        let asked = task.ask(&Hand { remote: &remote, memory, scratch });
+        let asked = ask_task(&Hand { remote: &remote, memory, scratch }, task);
         if asked.is_err() || at == last {
             scratch.free(&remote)?;
         }
@@ -265,24 +286,35 @@ fn ask_process(
     pid: i32,
     hand: &Hand<'_>,
     live: &mut Live,
-    stopped: bool,
+    (stopped, status): (bool, &Status),
     maps: &[Map],
 ) -> Result<()> {
-    let status = proc::status(pid)?;
-    live.tasks[0].ask(hand)?;
-    live.space = AddressSpace::capture(hand, pid, maps)?;
-    live.attributes = Attributes::capture(hand, pid, stopped)?;
-    live.dispositions = signals::capture(hand, status.sigcgt, status.sigign)?;
-    live.timers = Timers::capture(hand, pid)?;
+    // First of all: it shows in memory that nobody has touched yet.
+    live.attributes = Attributes::capture(hand, pid, stopped, status)?;
+    live.space = AddressSpace::capture(hand.memory, pid, maps)?;
+    let mut asks = Asks::default();
+    let task = Task::ask(&mut asks);
+    let space = AddressSpace::ask(&mut asks);
+    let attributes = Attributes::ask(&mut asks);
+    let dispositions = signals::ask(&mut asks, status.dispositions()?);
+    let timers = Timers::ask(&mut asks, pid)?;
+    let answers = hand.answers(asks)?;
+    let first = &mut live.tasks[0];
+    first.rseq_section = hand.remote.rseq_section().map_or(0, |(_, section)| section);
+    task(first, &answers)?;
+    space(&mut live.space, &answers)?;
+    attributes(&mut live.attributes, &answers)?;
+    live.dispositions = dispositions(&answers)?;
+    live.timers = timers(&answers)?;
     Ok(())
 }
 
-fn inner_tid(pid: i32, tid: i32) -> Result<i32> {
-    let text = proc::read(pid, &format!("task/{tid}/status"))?;
-    let text = String::from_utf8_lossy(&text);
-    let numbers = text.lines().find_map(|line| line.strip_prefix("NSpid:"));
-    let last = numbers.and_then(|n| n.split_ascii_whitespace().next_back()?.parse().ok());
-    last.ok_or_else(|| Error::new(ErrorKind::Gone, format!("task {tid} has ended")))
+/// What another than the process' first task has to tell.
+fn ask_task(hand: &Hand<'_>, task: &mut Task) -> Result<()> {
+    let mut asks = Asks::default();
+    let told = Task::ask(&mut asks);
+    task.rseq_section = hand.remote.rseq_section().map_or(0, |(_, section)| section);
+    told(task, &hand.answers(asks)?)
 }
 
 /// The flags that were read before the freeze, if every area is still the same.
@@ -299,14 +331,14 @@ const LARGE: u64 = 2 << 20;
 
 /// The areas of a process, and what of their pages must be saved.
 fn areas(
-    (pid, index): (i32, u32),
+    (pid, index, is_large): (i32, u32, bool),
     (maps, flags): (&[Map], &maps::Flags),
     watches: &Watches,
     files: &mut Collector,
     plan: &mut Plan,
 ) -> Result<Vec<Area>> {
     let mut areas = Vec::new();
-    let mut pages = plan.process(pid, index, proc::private_bytes(pid) >= LARGE)?;
+    let mut pages = plan.process(pid, index, is_large)?;
     for map in maps {
         match map.kind {
             Kind::Vdso | Kind::Vvar | Kind::Vsyscall => continue,

@@ -2,6 +2,7 @@
 //! harm it, or its image could not be restored rightly.
 
 use super::freeze::FrozenProcess;
+use super::states::{NAMESPACES, States};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kinds::credentials::Credentials;
 use crate::os::maps::Map;
@@ -15,18 +16,23 @@ const USER_CS: u64 = 0x33;
 /// # Errors
 ///
 /// [`ErrorKind::Unsupported`], with what it is and what to do.
-pub(crate) fn check(process: &FrozenProcess, launcher: &Credentials) -> Result<()> {
+pub(crate) fn check(
+    process: &FrozenProcess,
+    launcher: &Credentials,
+    states: &States,
+) -> Result<()> {
     let refuse = |what: &str, help: &str| {
         Err(Error::new(ErrorKind::Unsupported, what).help(help.to_owned()))
     };
-    let leader = Credentials::of(process.pid)?;
+    let status = states.status(process.pid)?;
+    let leader = Credentials::told(&status)?;
     leader.check_against(launcher)?;
     for task in &process.tasks {
         let tid = task.tid();
         if task.registers()?.cs != USER_CS {
             return refuse("cannot save a 32-bit process", "use a 64-bit build of the program");
         }
-        if Credentials::of(tid)? != leader {
+        if tid != process.pid && Credentials::told(&*states.status(tid)?)? != leader {
             return refuse(
                 "cannot save a task with credentials or seccomp filters of its own",
                 "switch the program's own sandbox off",
@@ -45,25 +51,24 @@ pub(crate) fn check(process: &FrozenProcess, launcher: &Credentials) -> Result<(
             );
         }
     }
-    let parent = proc::stat(process.pid)?.ppid;
+    let parent = status.parent()?;
     if fds::shares_with(process.pid, parent) {
         return refuse(
             "cannot save a process that shares memory or descriptors with its parent",
             "avoid clone(CLONE_VM) and clone(CLONE_FILES) without CLONE_THREAD",
         );
     }
-    own_namespaces(process.pid)
+    own_namespaces(process.pid, parent, states)
 }
 
 /// Namespaces that the job made for itself are not brought back yet.
-fn own_namespaces(pid: i32) -> Result<()> {
-    let parent = proc::stat(pid)?.ppid;
-    for kind in ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup", "time"] {
-        let own = proc::link(pid, &format!("ns/{kind}"))?;
+fn own_namespaces(pid: i32, parent: i32, states: &States) -> Result<()> {
+    let (own, parents) = (states.namespaces(pid)?, states.namespaces(parent)?);
+    for ((kind, own), parents) in NAMESPACES.into_iter().zip(own.iter()).zip(parents.iter()) {
         // What a process' children get may be another than its own.
-        let for_children = proc::link(parent, &format!("ns/{kind}_for_children"));
-        let handed_on = for_children.or_else(|_| proc::link(parent, &format!("ns/{kind}")))?;
-        if own != handed_on {
+        let other = matches!(kind, "pid" | "time")
+            .then(|| proc::link(parent, &format!("ns/{kind}_for_children")).ok());
+        if *own != other.flatten().unwrap_or_else(|| parents.clone()) {
             let what = format!("cannot save the {kind} namespace, which is the process' own");
             return Err(Error::new(ErrorKind::Unsupported, what)
                 .help("start the launcher inside of that namespace"));

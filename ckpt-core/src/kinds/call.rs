@@ -296,7 +296,7 @@ pub(crate) fn undo_interruption(pid: i32, stopped: &Stopped) -> Result<Option<i6
     let shared = ptrace::pending(stopped.tid(), true).map_err(failed)?;
     // Of a traced task, signals are queued that it ignores (a child's SIGCHLD): none of these would
     // have ended the call.
-    let caught = proc::status(pid)?.sigcgt;
+    let (caught, _) = proc::status(pid)?.dispositions()?;
     let delivered = |info: &Vec<u8>| {
         let signal = super::task::signal_of(info);
         (1..=64).contains(&signal) && (caught & !mask) >> (signal - 1) & 1 == 1

@@ -5,6 +5,7 @@ use rustix::process::Gid;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::proc;
+use crate::os::status::Status;
 
 /// What procfs shows for a group that is not mapped into the reader's user namespace
 /// (`/proc/sys/kernel/overflowgid`).
@@ -30,25 +31,25 @@ pub struct Credentials {
 impl Credentials {
     /// Those of process `pid`, as seen from here.
     pub(crate) fn of(pid: i32) -> Result<Self> {
-        let status = proc::status(pid)?;
-        let number =
-            |name| Ok::<_, Error>(proc::status_field(pid, name)?.and_then(|v| v.parse().ok()));
-        let groups = proc::status_field(pid, "Groups")?.unwrap_or_default();
-        let groups = groups.split_ascii_whitespace().filter_map(|word| word.parse().ok());
-        let mut groups: Vec<u32> = groups.collect();
+        Self::told(&proc::status(pid)?)
+    }
+
+    /// Those that a status tells of.
+    pub(crate) fn told(status: &Status) -> Result<Self> {
+        let mut groups = status.numbers("Groups")?;
         groups.sort_unstable();
+        let names = ["CapInh", "CapPrm", "CapEff", "CapAmb"];
+        let mut capabilities = [0; 4];
+        for (set, name) in capabilities.iter_mut().zip(names) {
+            *set = status.bits(name)?;
+        }
         Ok(Self {
             groups,
-            uids: [status.ruid, status.euid, status.suid, status.fuid],
-            gids: [status.rgid, status.egid, status.sgid, status.fgid],
-            capabilities: [
-                status.capinh,
-                status.capprm,
-                status.capeff,
-                status.capamb.unwrap_or_default(),
-            ],
-            seccomp: status.seccomp.unwrap_or_default(),
-            filters: number("Seccomp_filters")?.unwrap_or_default(),
+            uids: status.ids("Uid")?,
+            gids: status.ids("Gid")?,
+            capabilities,
+            seccomp: status.number("Seccomp").unwrap_or_default(),
+            filters: status.number("Seccomp_filters").unwrap_or_default(),
         })
     }
 

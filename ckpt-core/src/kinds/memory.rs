@@ -1,5 +1,6 @@
 //! The address space: areas (VMAs), the vDSO, and the fields that `PR_SET_MM` sets.
 
+use super::asks::{Answers, Asks};
 use super::{Hand, bytes_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::maps::{Kind, Map};
@@ -78,16 +79,24 @@ pub struct AddressSpace {
 const BRK: usize = 5;
 
 impl AddressSpace {
-    /// Reads everything but the areas, which [`Area::capture`] makes of the maps.
-    pub(crate) fn capture(hand: &Hand<'_>, pid: i32, maps: &[Map]) -> Result<Self> {
+    /// Asks for what only the process can tell.
+    pub(crate) fn ask(asks: &mut Asks) -> impl FnOnce(&mut Self, &Answers) -> Result<()> + use<> {
+        let brk = asks.value("read the break", libc::SYS_brk, &[0]);
+        move |space, answers| {
+            space.fields[BRK] = answers.value(brk)?;
+            Ok(())
+        }
+    }
+
+    /// Reads everything but that and the areas, which [`Area::capture`] makes of the maps.
+    pub(crate) fn capture(memory: &Memory, pid: i32, maps: &[Map]) -> Result<Self> {
         let stat = proc::stat(pid)?;
-        let brk = hand.remote.try_call("read the break", libc::SYS_brk, &[0])?;
         let some = |field: Option<u64>| field.unwrap_or_default();
         let vdso = maps.iter().find(|map| map.kind == Kind::Vdso);
         let mut image = Vec::new();
         if let Some(map) = vdso {
             image.resize((map.end - map.start) as usize, 0);
-            hand.memory.read_exact(map.start, &mut image)?;
+            memory.read_exact(map.start, &mut image)?;
             crate::os::remote::erase_stub(&mut image);
         }
         let program = proc::link(pid, "exe")?;
@@ -104,7 +113,7 @@ impl AddressSpace {
                 some(stat.start_data),
                 some(stat.end_data),
                 some(stat.start_brk),
-                brk,
+                0,
                 stat.startstack,
                 some(stat.arg_start),
                 some(stat.arg_end),
@@ -316,7 +325,7 @@ impl Area {
     }
 
     /// Maps it, empty; `fd` is the mapped file's descriptor in the process at hand.
-    pub(crate) fn map(&self, remote: &Remote<'_>, fd: Option<i32>) -> Result<()> {
+    pub(crate) fn map(&self, asks: &mut Asks, fd: Option<i32>) {
         let mut flags = libc::MAP_FIXED;
         flags |= if self.shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
         for (wanted, flag) in [
@@ -331,7 +340,7 @@ impl Area {
         let (protection, flags) = (u64::from(self.protection), flags as u64);
         let arguments = [self.start, length, protection, flags, file, self.offset];
         let what = format!("map {length} bytes at {:#x}", self.start);
-        remote.try_call(&what, libc::SYS_mmap, &arguments).map(drop)
+        asks.value(what, libc::SYS_mmap, &arguments);
     }
 
     /// Sets what had to wait for the contents: advice, guards, locks.

@@ -3,6 +3,7 @@
 //! The plain data is public (an image's reader may look at it); the two functions beside it work
 //! on a stopped task through a [`Hand`].
 
+pub(crate) mod asks;
 pub mod call;
 pub mod contents;
 pub mod credentials;

@@ -7,8 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::Hand;
+use super::asks::{Answers, Asks};
 use crate::error::{Error, ErrorKind, Result};
-use crate::os::remote::Scratch;
+use crate::os::status::Status;
 use crate::os::{PAGE, proc, sched};
 
 /// Attributes of a process.
@@ -66,45 +67,52 @@ impl Attributes {
         Ok(())
     }
 
-    /// Reads them; `pid` is the process' number as seen from here.
-    pub(crate) fn capture(hand: &Hand<'_>, pid: i32, stopped: bool) -> Result<Self> {
-        let status = proc::status(pid)?;
+    /// Reads what can be read of them; `pid` is the process' number as seen from here, and `status`
+    /// what was told of it before the scratch page was there, which nobody may have touched.
+    pub(crate) fn capture(
+        hand: &Hand<'_>,
+        pid: i32,
+        stopped: bool,
+        status: &Status,
+    ) -> Result<Self> {
+        let locks_future = locks_future(hand, pid, status)?;
         let text = |file: &str| {
             Ok::<_, Error>(String::from_utf8_lossy(&proc::read(pid, file)?).trim().to_owned())
         };
-        let prctl = |what: &str, option: i32| {
-            hand.remote.try_call(what, libc::SYS_prctl, &[option as u64, 0, 0, 0, 0])
-        };
-        let [subreaper] = hand.ask(
-            "read the subreaper flag",
-            libc::SYS_prctl,
-            &[libc::PR_GET_CHILD_SUBREAPER as u64, 0, 0, 0, 0],
-            1,
-        )?;
-        let registrations = hand.remote.call(libc::SYS_membarrier, &[GET_REGISTRATIONS, 0, 0])?;
-        let states = hand.ask(
-            "read the permitted processor states",
-            libc::SYS_arch_prctl,
-            &[ARCH_GET_XCOMP_PERM, 0],
-            1,
-        );
         Ok(Self {
-            // Kernels before 6.3 cannot tell, those before 5.16 have no such states.
-            membarrier: registrations.max(0) as u32,
-            large_states: states.map_or(0, |[states]| states),
             cwd: directory(pid)?,
             root: proc::link(pid, "root")?,
-            umask: status.umask.unwrap_or(0o22),
+            umask: status.umask().unwrap_or(0o22),
             limits: sched::limits(pid).map_err(|e| Error::os("cannot read the limits", e))?,
             personality: u32::from_str_radix(&text("personality")?, 16).unwrap_or_default(),
-            thp_disabled: prctl("read the THP flag", libc::PR_GET_THP_DISABLE)? != 0,
-            dumpable: prctl("read the dumpable flag", libc::PR_GET_DUMPABLE)? as i32,
-            subreaper: subreaper & 0xffff_ffff != 0,
-            no_new_privs: status.nonewprivs == Some(1),
+            no_new_privs: status.number("NoNewPrivs") == Some(1),
             oom_score_adj: text("oom_score_adj")?.parse().unwrap_or_default(),
-            locks_future: locks_future(hand, pid)?,
+            locks_future,
             stopped,
+            ..Self::default()
         })
+    }
+
+    /// Asks for the others.
+    pub(crate) fn ask(asks: &mut Asks) -> impl FnOnce(&mut Self, &Answers) -> Result<()> + use<> {
+        let reaper = [libc::PR_GET_CHILD_SUBREAPER as u64, 0, 0, 0, 0];
+        let reaper = asks.words("read the subreaper flag", libc::SYS_prctl, &reaper, (1, 1));
+        let [thp, dumpable] = [libc::PR_GET_THP_DISABLE, libc::PR_GET_DUMPABLE]
+            .map(|option| asks.value("read a flag", libc::SYS_prctl, &[option as u64, 0, 0, 0, 0]));
+        let what = "read the membarrier registrations";
+        let registered = asks.value(what, libc::SYS_membarrier, &[GET_REGISTRATIONS, 0, 0]);
+        let what = "read the permitted processor states";
+        let states = asks.words(what, libc::SYS_arch_prctl, &[ARCH_GET_XCOMP_PERM, 0], (1, 1));
+        move |attributes, answers| {
+            let [reaper] = answers.words(reaper)?;
+            attributes.subreaper = reaper & 0xffff_ffff != 0;
+            attributes.thp_disabled = answers.value(thp)? != 0;
+            attributes.dumpable = answers.value(dumpable)? as i32;
+            // Kernels before 6.3 cannot tell, those before 5.16 have no such states.
+            attributes.membarrier = answers.result(registered).max(0) as u32;
+            attributes.large_states = answers.words(states).map_or(0, |[states]| states);
+            Ok(())
+        }
     }
 
     /// Gives them to a process that is being made; `outer` is its number as seen from here.
@@ -169,25 +177,18 @@ impl Attributes {
     }
 }
 
-/// What mlockall(2) has said of memory to come: it shows in a new page.
-fn locks_future(hand: &Hand<'_>, pid: i32) -> Result<i32> {
-    let locked = || Ok::<_, Error>(proc::status(pid)?.vmlck.unwrap_or_default());
-    let before = locked()?;
-    let page = Scratch::map(hand.remote)?;
-    let asked = locked().and_then(|now| {
-        if now == before {
-            return Ok(0);
-        }
-        // Without MCL_ONFAULT it is there before anybody has touched it.
-        let arguments = [page.address, PAGE, hand.scratch.address];
-        hand.remote.try_call("ask for a new page", libc::SYS_mincore, &arguments)?;
-        let mut there = [0];
-        hand.memory.read_exact(hand.scratch.address, &mut there)?;
-        let lazily = if there[0] & 1 == 0 { libc::MCL_ONFAULT } else { 0 };
-        Ok(libc::MCL_FUTURE | lazily)
-    });
-    page.free(hand.remote)?;
-    asked
+/// What mlockall(2) has said of memory to come: it shows in a new page, which the scratch page is.
+fn locks_future(hand: &Hand<'_>, pid: i32, before: &Status) -> Result<i32> {
+    if proc::status(pid)?.bytes("VmLck") == before.bytes("VmLck") {
+        return Ok(0);
+    }
+    // Without MCL_ONFAULT it is there before anybody has touched it; the kernel looks, then tells.
+    let page = hand.scratch.address;
+    hand.remote.try_call("ask for a new page", libc::SYS_mincore, &[page, PAGE, page])?;
+    let mut there = [0];
+    hand.memory.read_exact(page, &mut there)?;
+    let lazily = if there[0] & 1 == 0 { libc::MCL_ONFAULT } else { 0 };
+    Ok(libc::MCL_FUTURE | lazily)
 }
 
 /// The working directory of a process, which must still be there.

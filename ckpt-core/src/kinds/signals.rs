@@ -1,5 +1,6 @@
 //! Signal dispositions, and the signals queued for a whole process (signal(7)).
 
+use super::asks::{Answers, Asks};
 use super::task::signal_of;
 use super::{Hand, bytes_of};
 use crate::error::Result;
@@ -23,46 +24,48 @@ pub struct Disposition {
     pub mask: u64,
 }
 
-/// Reads the dispositions that differ from the default. `caught` and `ignored` are `SigCgt` and
+/// Asks for the dispositions that differ from the default. `caught` and `ignored` are `SigCgt` and
 /// `SigIgn` of `/proc/PID/status`.
-pub(crate) fn capture(hand: &Hand<'_>, caught: u64, ignored: u64) -> Result<Vec<Disposition>> {
-    let mut found = Vec::new();
-    for signal in 1..=64 {
-        let bit = 1u64 << (signal - 1);
-        // A default SIGCHLD may still carry flags (SA_NOCLDWAIT).
-        if (caught | ignored) & bit == 0 && signal != libc::SIGCHLD {
-            continue;
+pub(crate) fn ask(
+    asks: &mut Asks,
+    (caught, ignored): (u64, u64),
+) -> impl FnOnce(&Answers) -> Result<Vec<Disposition>> + use<> {
+    // A default SIGCHLD may still carry flags (SA_NOCLDWAIT).
+    let asked = (1..=64)
+        .filter(|&signal| (caught | ignored) >> (signal - 1) & 1 == 1 || signal == libc::SIGCHLD);
+    let asked = asked.map(|signal| {
+        let what = "read a signal disposition";
+        let arguments = [signal as u64, 0, 0, SET_SIZE];
+        (signal, asks.words(what, libc::SYS_rt_sigaction, &arguments, (2, 4)))
+    });
+    let asked: Vec<_> = asked.collect();
+    move |answers| {
+        let mut found = Vec::new();
+        for (signal, ticket) in asked {
+            let [handler, flags, restorer, mask] = answers.words(ticket)?;
+            if handler != 0 || flags != 0 {
+                found.push(Disposition { signal, handler, flags, restorer, mask });
+            }
         }
-        let [handler, flags, restorer, mask] = hand.ask(
-            "read a signal disposition",
-            libc::SYS_rt_sigaction,
-            &[signal as u64, 0, 0, SET_SIZE],
-            2,
-        )?;
-        if handler != 0 || flags != 0 {
-            found.push(Disposition { signal, handler, flags, restorer, mask });
-        }
+        Ok(found)
     }
-    Ok(found)
 }
 
 /// Sets the dispositions of a process whose signals are all at their default; what rebuilding has
 /// left pending (its children's `SIGCHLD`) is dropped.
 pub(crate) fn rebuild(hand: &Hand<'_>, dispositions: &[Disposition]) -> Result<()> {
-    let set = |signal: i32, words: [u64; 4]| {
-        let at = hand.put(&bytes_of(&words))?;
-        let arguments = [signal as u64, at, 0, SET_SIZE];
-        hand.remote
-            .try_call("set a signal disposition", libc::SYS_rt_sigaction, &arguments)
-            .map(drop)
+    let mut asks = Asks::default();
+    let mut set = |signal: i32, words: [u64; 4]| {
+        let (what, arguments) = ("set a signal disposition", [signal as u64, 0, 0, SET_SIZE]);
+        asks.given(what, libc::SYS_rt_sigaction, &arguments, (1, bytes_of(&words)));
     };
     // Ignoring a signal empties its queue.
-    set(libc::SIGCHLD, [SIG_IGN, 0, 0, 0])?;
-    set(libc::SIGCHLD, [0; 4])?;
+    set(libc::SIGCHLD, [SIG_IGN, 0, 0, 0]);
+    set(libc::SIGCHLD, [0; 4]);
     for d in dispositions {
-        set(d.signal, [d.handler, d.flags, d.restorer, d.mask])?;
+        set(d.signal, [d.handler, d.flags, d.restorer, d.mask]);
     }
-    Ok(())
+    hand.do_all(asks)
 }
 
 /// Queues again the signals that waited for any task of the process.

@@ -1,5 +1,6 @@
 //! A task (thread): registers, signal mask and everything else that the kernel keeps for it alone.
 
+use super::asks::{Answers, Asks};
 use super::call::Interrupted;
 use super::{Hand, bytes_of};
 use crate::error::{Error, Result};
@@ -77,24 +78,28 @@ impl Task {
         })
     }
 
-    /// Adds what only the task itself can tell.
-    pub(crate) fn ask(&mut self, hand: &Hand<'_>) -> Result<()> {
-        self.rseq_section = hand.remote.rseq_section().map_or(0, |(_, section)| section);
-        self.altstack = hand.ask("read the signal stack", libc::SYS_sigaltstack, &[0, 0], 1)?;
-        self.altstack[1] &= 0xffff_ffff;
-        let address = libc::PR_GET_TID_ADDRESS as u64;
-        [self.clear_tid] =
-            hand.ask("read the tid address", libc::SYS_prctl, &[address, 0, 0, 0, 0], 1)?;
-        let [signal] = hand.ask(
-            "read the parent-death signal",
-            libc::SYS_prctl,
-            &[libc::PR_GET_PDEATHSIG as u64, 0],
-            1,
-        )?;
-        self.death_signal = signal as i32;
-        let slack = [libc::PR_GET_TIMERSLACK as u64, 0, 0, 0, 0];
-        self.timer_slack = hand.remote.try_call("read the timer slack", libc::SYS_prctl, &slack)?;
-        Ok(())
+    /// Notes what only the task itself can tell, and gives what adds it.
+    pub(crate) fn ask(asks: &mut Asks) -> impl FnOnce(&mut Self, &Answers) -> Result<()> + use<> {
+        let stack = asks.words("read the signal stack", libc::SYS_sigaltstack, &[0, 0], (1, 3));
+        let mut prctl = |what, option: i32, words| {
+            let arguments = [option as u64, 0, 0, 0, 0];
+            match words {
+                0 => asks.value(what, libc::SYS_prctl, &arguments),
+                words => asks.words(what, libc::SYS_prctl, &arguments, (1, words)),
+            }
+        };
+        let address = prctl("read the tid address", libc::PR_GET_TID_ADDRESS, 1);
+        let signal = prctl("read the parent-death signal", libc::PR_GET_PDEATHSIG, 1);
+        let slack = prctl("read the timer slack", libc::PR_GET_TIMERSLACK, 0);
+        move |task, answers| {
+            task.altstack = answers.words(stack)?;
+            task.altstack[1] &= 0xffff_ffff;
+            [task.clear_tid] = answers.words(address)?;
+            let [signal] = answers.words(signal)?;
+            task.death_signal = signal as i32;
+            task.timer_slack = answers.value(slack)?;
+            Ok(())
+        }
     }
 
     /// Borrows the new task `stopped`; when that is given back it goes on where this one stood.
@@ -112,30 +117,32 @@ impl Task {
 
     /// Sets up everything of the task but its registers and what is pending.
     pub(crate) fn rebuild(&self, stopped: &Stopped, hand: &Hand<'_>) -> Result<()> {
-        let call = |what: &str, number: i64, arguments: &[u64]| {
-            hand.remote.try_call(what, number, arguments).map(drop)
+        let mut asks = Asks::default();
+        let name = [self.name.as_slice(), &[0]].concat();
+        asks.given("set the name", libc::SYS_prctl, &[libc::PR_SET_NAME as u64, 0], (1, name));
+        let mut call = |what: &'static str, number: i64, arguments: &[u64]| {
+            asks.value(what, number, arguments);
         };
-        let name = hand.put_string(&self.name)?;
-        call("set the name", libc::SYS_prctl, &[libc::PR_SET_NAME as u64, name])?;
-        call("set the tid address", libc::SYS_set_tid_address, &[self.clear_tid])?;
+        call("set the tid address", libc::SYS_set_tid_address, &[self.clear_tid]);
         let (head, length) = self.robust_list;
         if head != 0 {
-            call("set the robust list", libc::SYS_set_robust_list, &[head, length])?;
+            call("set the robust list", libc::SYS_set_robust_list, &[head, length]);
         }
         // SS_ONSTACK tells where the task stands; it is not a wish.
         let [address, flags, size] = self.altstack;
-        let stack = hand.put(&bytes_of(&[address, flags & !1, size]))?;
-        call("set the signal stack", libc::SYS_sigaltstack, &[stack, 0])?;
         if let Some((address, size, signature)) = self.rseq {
             let arguments = [address, size.into(), 0, signature.into()];
-            call("register rseq", libc::SYS_rseq, &arguments)?;
+            call("register rseq", libc::SYS_rseq, &arguments);
         }
         if self.death_signal != 0 {
             let arguments = [libc::PR_SET_PDEATHSIG as u64, self.death_signal as u64];
-            call("set the parent-death signal", libc::SYS_prctl, &arguments)?;
+            call("set the parent-death signal", libc::SYS_prctl, &arguments);
         }
         let slack = [libc::PR_SET_TIMERSLACK as u64, self.timer_slack];
-        call("set the timer slack", libc::SYS_prctl, &slack)?;
+        call("set the timer slack", libc::SYS_prctl, &slack);
+        let stack = bytes_of(&[address, flags & !1, size]);
+        asks.given("set the signal stack", libc::SYS_sigaltstack, &[0, 0], (0, stack));
+        hand.do_all(asks)?;
         self.scheduling
             .apply(stopped.tid())
             .map_err(|e| stopped.failed("set the scheduling", e))?;

@@ -1,5 +1,6 @@
 //! Interval timers (setitimer(2)) and POSIX timers (timer_create(2)).
 
+use super::asks::{Answers, Asks};
 use super::{Hand, bytes_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::proc;
@@ -40,12 +41,13 @@ pub struct Timers {
 
 impl Timers {
     /// Asks the process for its timers; `pid` is its number as seen from here.
-    pub(crate) fn capture(hand: &Hand<'_>, pid: i32) -> Result<Self> {
-        let mut timers = Self::default();
-        for (which, timer) in timers.interval.iter_mut().enumerate() {
-            let what = "read an interval timer";
-            *timer = hand.ask(what, libc::SYS_getitimer, &[which as u64, 0], 1)?;
-        }
+    pub(crate) fn ask(
+        asks: &mut Asks,
+        pid: i32,
+    ) -> Result<impl FnOnce(&Answers) -> Result<Self> + use<>> {
+        let interval = [0, 1, 2].map(|which| {
+            asks.words("read an interval timer", libc::SYS_getitimer, &[which, 0], (1, 4))
+        });
         let text = proc::read(pid, "timers").map_err(|error| match error.kind() {
             ErrorKind::NotFound => {
                 let what = "this kernel does not list POSIX timers, of which there may be some";
@@ -54,15 +56,25 @@ impl Timers {
             }
             _ => error,
         })?;
-        timers.posix = listed(pid, &String::from_utf8_lossy(&text))?;
-        for timer in &mut timers.posix {
-            let id = timer.id as u64;
-            timer.setting = hand.ask("read a POSIX timer", libc::SYS_timer_gettime, &[id, 0], 1)?;
+        let mut posix = Vec::new();
+        for mut timer in listed(pid, &String::from_utf8_lossy(&text))? {
+            let (what, id) = ("read a POSIX timer", timer.id as u64);
+            let setting = asks.words(what, libc::SYS_timer_gettime, &[id, 0], (1, 4));
             if timer.notify & libc::SIGEV_THREAD_ID != 0 {
                 timer.tid = proc::inner_pid(timer.tid)?;
             }
+            posix.push((timer, setting));
         }
-        Ok(timers)
+        Ok(move |answers: &Answers| {
+            let mut timers = Self::default();
+            for (timer, ticket) in timers.interval.iter_mut().zip(interval) {
+                *timer = answers.words(ticket)?;
+            }
+            for (timer, ticket) in posix {
+                timers.posix.push(PosixTimer { setting: answers.words(ticket)?, ..timer });
+            }
+            Ok(timers)
+        })
     }
 
     /// Makes the POSIX timers, not armed yet.

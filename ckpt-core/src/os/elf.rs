@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 
-use goblin::elf::Elf;
+use goblin::container::Ctx;
+use goblin::elf::{Elf, ProgramHeader};
 use memmap2::Mmap;
 
 /// The build id of the file at `path`; `None` if it is no ELF file or has none.
@@ -16,7 +17,12 @@ pub(crate) fn build_id(path: &[u8]) -> Option<Vec<u8>> {
     if !map.starts_with(b"\x7fELF") {
         return None;
     }
-    let elf = Elf::parse(&map).ok()?;
+    // Symbols and relocations take longer, and are not wanted.
+    let header = Elf::parse_header(&map).ok()?;
+    let context = Ctx::new(header.container().ok()?, header.endianness().ok()?);
+    let (at, count) = (header.e_phoff as usize, header.e_phnum as usize);
+    let mut elf = Elf::lazy_parse(header).ok()?;
+    elf.program_headers = ProgramHeader::parse(&map, at, count, context).ok()?;
     let mut notes = elf.iter_note_headers(&map)?;
     notes.find_map(|note| {
         let note = note.ok()?;

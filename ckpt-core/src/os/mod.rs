@@ -4,6 +4,7 @@
 //! (`ptrace`, `tracee`, `remote`), what procfs tells (`proc`, `maps`, `pagemap`, `mem`), file
 //! descriptors of other processes (`fds`), the vDSO (`vdso`) and new processes (`spawn`, `numbers`, `board`).
 
+pub(crate) mod batch;
 pub(crate) mod board;
 pub(crate) mod changes;
 pub(crate) mod clock;
@@ -20,6 +21,7 @@ pub(crate) mod ptrace;
 pub(crate) mod remote;
 pub(crate) mod sched;
 pub(crate) mod spawn;
+pub(crate) mod status;
 pub(crate) mod tracee;
 pub(crate) mod vdso;
 

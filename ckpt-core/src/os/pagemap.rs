@@ -1,12 +1,13 @@
 //! Which pages of a mapping have contents of their own, and which of them were written to:
 //! `PAGEMAP_SCAN` (Linux 6.7) or, for the former, `/proc/PID/pagemap`.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-use super::PAGE;
+use super::{PAGE, TASK_SIZE};
 use crate::error::{Error, Result};
 
 const IS_WRITTEN: u64 = 1 << 1;
@@ -92,6 +93,19 @@ struct Wanted {
     any: u64,
     /// Of which categories is told.
     told: u64,
+    /// How many are looked for, in a single request; 0 for all.
+    most: u64,
+}
+
+impl Wanted {
+    /// Those that are there, and `guard`s.
+    fn populated(guard: u64) -> Self {
+        Self {
+            any: IS_PRESENT | IS_SWAPPED | guard,
+            told: IS_FILE | IS_ZERO | IS_PRESENT | IS_SWAPPED | guard,
+            ..Self::default()
+        }
+    }
 }
 
 /// An open `/proc/PID/pagemap`.
@@ -99,14 +113,42 @@ struct Wanted {
 pub(crate) struct Pagemap {
     pid: i32,
     file: File,
+    /// What was seen beyond what was asked for, of a process that stands still.
+    ahead: Option<RefCell<Ahead>>,
+}
+
+/// So many populated pages are looked at beyond what is asked for.
+const AHEAD: u64 = 4096;
+
+/// The runs of a stretch of addresses.
+#[derive(Debug, Default)]
+struct Ahead {
+    start: u64,
+    end: u64,
+    runs: Vec<Run>,
+}
+
+impl Ahead {
+    /// The runs of `start..end`, if that lies within.
+    fn cut(&self, start: u64, end: u64) -> Option<Vec<Run>> {
+        let first = self.runs.partition_point(|run| run.end <= start);
+        let runs = self.runs[first..].iter().take_while(|run| run.start < end);
+        let cut = |run: &Run| Run { start: run.start.max(start), end: run.end.min(end), ..*run };
+        (self.start <= start && end <= self.end).then(|| runs.map(cut).collect())
+    }
 }
 
 impl Pagemap {
     pub(crate) fn open(pid: i32) -> Result<Self> {
         match File::open(format!("/proc/{pid}/pagemap")) {
-            Ok(file) => Ok(Self { pid, file }),
+            Ok(file) => Ok(Self { pid, file, ahead: None }),
             Err(e) => Err(Error::os(format!("cannot open /proc/{pid}/pagemap"), e)),
         }
+    }
+
+    /// That of a process that stands still: of many small areas in a row, several are looked at at once.
+    pub(crate) fn of_frozen(pid: i32) -> Result<Self> {
+        Ok(Self { ahead: Some(RefCell::default()), ..Self::open(pid)? })
     }
 
     /// Whether this kernel has `PAGEMAP_SCAN`.
@@ -116,6 +158,16 @@ impl Pagemap {
 
     /// The runs of populated pages in `start..end`, by address.
     pub(crate) fn runs(&self, start: u64, end: u64) -> Result<Vec<Run>> {
+        if let Some(ahead) = &self.ahead {
+            let mut ahead = ahead.borrow_mut();
+            if end > ahead.end || start < ahead.start {
+                // What fails is told by the ordinary way.
+                *ahead = self.look_ahead(start).unwrap_or_default();
+            }
+            if let Some(runs) = ahead.cut(start, end) {
+                return Ok(runs);
+            }
+        }
         let found = match self.scan(start, end, IS_GUARD) {
             // Kernels before 6.15 know no guards, before 6.7 no such request.
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => self.scan(start, end, 0),
@@ -132,15 +184,20 @@ impl Pagemap {
 
     fn scan(&self, start: u64, end: u64, guard: u64) -> io::Result<Vec<Run>> {
         let mut runs = Vec::new();
-        let wanted = Wanted {
-            any: IS_PRESENT | IS_SWAPPED | guard,
-            told: IS_FILE | IS_ZERO | IS_PRESENT | IS_SWAPPED | guard,
-            ..Wanted::default()
-        };
-        self.walk(start, end, wanted, &mut |found| {
+        self.walk(start, end, Wanted::populated(guard), &mut |found| {
             push(&mut runs, found.start, found.end, class(found.categories));
         })?;
         Ok(runs)
+    }
+
+    /// Looks at the pages from `start` on, as far as one request goes.
+    fn look_ahead(&self, start: u64) -> io::Result<Ahead> {
+        let mut runs = Vec::new();
+        let wanted = Wanted { most: AHEAD, ..Wanted::populated(IS_GUARD) };
+        let end = self.walk(start, TASK_SIZE, wanted, &mut |found| {
+            push(&mut runs, found.start, found.end, class(found.categories));
+        })?;
+        Ok(Ahead { start, end, runs })
     }
 
     /// What was written to since the last such call, and is write-protected again; but nothing of huge
@@ -158,6 +215,7 @@ impl Pagemap {
                 all: IS_WRITTEN,
                 any: IS_PRESENT | IS_SWAPPED,
                 told: IS_WRITTEN,
+                most: 0,
             };
             self.walk(start, end, wanted, &mut |found| written.push((found.start, found.end)))
         };
@@ -202,14 +260,14 @@ impl Pagemap {
         Ok(present)
     }
 
-    /// `PAGEMAP_SCAN` over a range.
+    /// `PAGEMAP_SCAN` over a range; gives how far it came.
     fn walk(
         &self,
         start: u64,
         end: u64,
         wanted: Wanted,
         found: &mut dyn FnMut(Region),
-    ) -> io::Result<()> {
+    ) -> io::Result<u64> {
         let mut room = vec![Region::default(); 1024];
         let mut at = start;
         while at < end {
@@ -221,7 +279,7 @@ impl Pagemap {
                 walk_end: 0,
                 vec: room.as_mut_ptr() as u64,
                 vec_len: room.len() as u64,
-                max_pages: 0,
+                max_pages: wanted.most,
                 category_inverted: wanted.never,
                 category_mask: wanted.all | wanted.never,
                 category_anyof_mask: wanted.any,
@@ -239,8 +297,11 @@ impl Pagemap {
                 break;
             }
             at = argument.walk_end;
+            if wanted.most != 0 {
+                break;
+            }
         }
-        Ok(())
+        Ok(at)
     }
 
     fn entries(&self, start: u64, end: u64) -> io::Result<Vec<Run>> {
@@ -299,6 +360,11 @@ mod tests {
         let start = map.as_ptr() as u64;
         let found = pagemap.entries(start, start + size as u64).unwrap();
         assert_eq!(found, pagemap.runs(start, start + size as u64).unwrap());
+        let frozen = Pagemap::of_frozen(std::process::id() as i32).unwrap();
+        for (from, to) in [(0, 64), (5, 6), (1, 63), (6, 20), (0, 1)] {
+            let (from, to) = (start + from * PAGE, start + to * PAGE);
+            assert_eq!(frozen.runs(from, to).unwrap(), pagemap.runs(from, to).unwrap());
+        }
         let data: Vec<_> = found.iter().map(|r| ((r.start - start) / PAGE, r.class)).collect();
         assert_eq!(data, [(0, Class::Data), (5, Class::Data), (63, Class::Data)]);
     }

@@ -6,9 +6,10 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 
-use procfs::process::{Stat, Status};
-use procfs::{FromBufRead, FromRead};
+use procfs::FromRead;
+use procfs::process::Stat;
 
+use super::status::Status;
 use crate::error::{Error, ErrorKind, Result};
 
 /// An error about `/proc/PID/FILE`.
@@ -69,30 +70,19 @@ pub(crate) fn stat(pid: i32) -> Result<Stat> {
     Stat::from_read(text.as_slice()).map_err(|e| converted(pid, "stat", e))
 }
 
-/// `/proc/PID/status`, parsed. Works for the tid of any task, too.
+/// `/proc/PID/status`. Works for the tid of any task, too.
 pub(crate) fn status(pid: i32) -> Result<Status> {
-    // The command name in it need not be UTF-8, which the crate takes for granted.
-    let text = read(pid, "status")?;
-    let text = String::from_utf8_lossy(&text);
-    Status::from_buf_read(text.as_bytes()).map_err(|e| converted(pid, "status", e))
+    Status::of(pid)
 }
 
-/// A field of `/proc/PID/status` that the procfs crate does not know.
+/// One field of it.
 pub(crate) fn status_field(pid: i32, name: &str) -> Result<Option<String>> {
-    let text = read(pid, "status")?;
-    let text = String::from_utf8_lossy(&text);
-    let found = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
-    Ok(found.map(|value| value.trim().to_owned()))
+    Ok(status(pid)?.field(name).map(str::to_owned))
 }
 
-/// About how many bytes of private memory a process has (proc_pid_status(5)).
+/// About how many bytes of private memory a process has; 0 if it is gone.
 pub(crate) fn private_bytes(pid: i32) -> u64 {
-    let bytes = |name| {
-        let field = status_field(pid, name).ok().flatten()?;
-        let kilobytes: u64 = field.split_ascii_whitespace().next()?.parse().ok()?;
-        kilobytes.checked_mul(1024)
-    };
-    ["RssAnon", "VmSwap"].into_iter().filter_map(bytes).sum()
+    status(pid).map_or(0, |status| status.private_bytes())
 }
 
 /// The command name, for messages; empty if the process is gone.
@@ -190,13 +180,5 @@ pub(crate) fn is_leader(tid: i32) -> bool {
 
 /// The number of a process or task in the innermost PID namespace that it is in.
 pub(crate) fn inner_pid(pid: i32) -> Result<i32> {
-    innermost(pid, "NSpid")
-}
-
-/// A field of `/proc/PID/status` that lists one number for each PID namespace (`NSpid`, `NSpgid`,
-/// `NSsid`): the innermost one.
-pub(crate) fn innermost(pid: i32, field: &str) -> Result<i32> {
-    let numbers = status_field(pid, field)?.unwrap_or_default();
-    let last = numbers.split_ascii_whitespace().next_back().and_then(|word| word.parse().ok());
-    last.ok_or_else(|| Error::new(ErrorKind::Gone, format!("process {pid} has ended")))
+    status(pid)?.inner_pid()
 }

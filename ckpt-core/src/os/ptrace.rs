@@ -12,8 +12,9 @@ use super::proc;
 const NT_X86_XSTATE: usize = 0x202;
 const PTRACE_PEEKSIGINFO_SHARED: u32 = 1;
 const PTRACE_GET_RSEQ_CONFIGURATION: c_uint = 0x420f;
-/// Enough for every XSAVE layout that exists (AMX brings it to 11 008 bytes).
-const XSTATE_ROOM: usize = 64 * 1024;
+/// Enough for the XSAVE layout of most processors, then for every one that exists (AMX brings it to
+/// 11 008 bytes).
+const XSTATE_ROOM: [usize; 2] = [4096, 64 * 1024];
 
 /// What `waitpid` said of a tracee.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,10 +126,17 @@ pub(crate) fn from_words(words: [u64; 27]) -> user_regs_struct {
 
 /// The whole XSAVE area, in the kernel's "standard" (uncompacted) layout.
 pub(crate) fn xstate(tid: pid_t) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0u8; XSTATE_ROOM];
-    let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-    request(libc::PTRACE_GETREGSET, tid, number(NT_X86_XSTATE), (&raw mut vector).cast())?;
-    bytes.truncate(vector.iov_len);
+    let mut bytes = Vec::new();
+    for room in XSTATE_ROOM {
+        bytes = vec![0u8; room];
+        let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+        request(libc::PTRACE_GETREGSET, tid, number(NT_X86_XSTATE), (&raw mut vector).cast())?;
+        // What fills the room may be longer.
+        if vector.iov_len < room {
+            bytes.truncate(vector.iov_len);
+            break;
+        }
+    }
     Ok(bytes)
 }
 
@@ -199,6 +207,16 @@ pub(crate) fn rseq(tid: pid_t) -> io::Result<RseqConfiguration> {
     let size = size_of::<RseqConfiguration>();
     request(PTRACE_GET_RSEQ_CONFIGURATION, tid, number(size), (&raw mut found).cast())?;
     Ok(found)
+}
+
+/// Whether a task may send itself signals here. A seccomp filter or a security module may forbid it to
+/// us as to the job, which has the same.
+pub(crate) fn may_signal_ourselves() -> bool {
+    static MAY: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
+        // SAFETY: plain numbers; signal 0 is sent to nobody.
+        0 == unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), 0) }
+    });
+    *MAY
 }
 
 /// waitid(2) for one task; `None` if it has nothing to say (only without `block`).

@@ -5,6 +5,8 @@
 //! whatever happens to *us* in between, the task finds its way back to where it was by itself: a
 //! launcher that is killed in the middle of a checkpoint does not harm the payload.
 //!
+//! Each call takes two stops; many at once ([`batch`]) take one.
+//!
 //! All signals are blocked meanwhile, so that none is delivered on top of the stub, and an rseq
 //! critical section (which the kernel forgets when it sees the stub's instruction pointer) is
 //! remembered and put back.
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 use libc::user_regs_struct;
 
 use super::PAGE;
+use super::batch;
 use super::maps::{Kind, Map};
 use super::mem::Memory;
 use super::ptrace::{self, Status};
@@ -33,6 +36,11 @@ pub(crate) struct Site {
     /// The tail of the vDSO is free for the whole stub; else only a bare `syscall` instruction of
     /// the process' own code serves.
     whole: bool,
+    /// Where there is room for the code of [`batch`]: right before the stub, or before another
+    /// `syscall` instruction.
+    room: Option<u64>,
+    /// Signals that the process handles.
+    caught: u64,
 }
 
 impl Site {
@@ -42,22 +50,57 @@ impl Site {
             Error::new(ErrorKind::Unsupported, "there is no vDSO in the address space")
                 .help("boot the kernel without vdso=0")
         })?;
-        let mut code = vec![0u8; (vdso.end - vdso.start) as usize];
-        memory.read_exact(vdso.start, &mut code)?;
-        let tail = code.len() - STUB_ROOM as usize;
+        let address = vdso.end - STUB_ROOM;
+        let mut end = [0u8; (batch::ROOM + STUB_ROOM) as usize];
+        memory.read_exact(address - batch::ROOM, &mut end)?;
+        let (before, tail) = end.split_at(batch::ROOM as usize);
         // A stub that an earlier launcher's death left behind may be overwritten as well.
-        if code[tail..].iter().all(|&byte| byte == 0) || code[tail..].starts_with(&STUB_HEAD) {
-            return Ok(Self { address: vdso.start + tail as u64, whole: true });
+        if tail.iter().all(|&byte| byte == 0) || tail.starts_with(&STUB_HEAD) {
+            let is_free = batch::is_free(before) && ptrace::may_signal_ourselves();
+            let room = is_free.then_some(address - batch::ROOM);
+            return Ok(Self { address, whole: true, room, caught: !0 });
         }
         let what = "the end of the vDSO is not free, so the process cannot be asked safely";
         Err(Error::new(ErrorKind::Unsupported, what))
     }
 
+    /// The same, where these signals have handlers: calls may be made many at once, if there is one
+    /// left to tell of their end.
+    pub(crate) fn with_handlers(self, caught: u64) -> Self {
+        Self { caught, ..self }
+    }
+
     /// A `syscall` instruction of the code itself.
     pub(crate) fn bare(start: u64, code: &[u8]) -> Result<Self> {
         match code.windows(2).position(|pair| pair == [0x0f, 0x05]) {
-            Some(at) => Ok(Self { address: start + at as u64, whole: false }),
+            Some(at) => {
+                Ok(Self { address: start + at as u64, whole: false, room: None, caught: 0 })
+            }
             None => Err(Error::new(ErrorKind::Unsupported, "the vDSO has no syscall instruction")),
+        }
+    }
+}
+
+impl Site {
+    /// The same with room for many calls at once, in a process in the making whose vDSO ends there.
+    /// It is taken away by [`Self::clean`].
+    pub(crate) fn with_room(self, end: u64, memory: &Memory) -> Result<Self> {
+        const SYSCALL: [u8; 2] = [0x0f, 0x05];
+        let at = end - STUB_ROOM - batch::ROOM;
+        let mut now = [0u8; batch::ROOM as usize + SYSCALL.len()];
+        memory.read_exact(at, &mut now)?;
+        if now.iter().any(|&byte| byte != 0) || !ptrace::may_signal_ourselves() {
+            return Ok(self);
+        }
+        memory.write_all(at, &[batch::code().as_slice(), &SYSCALL].concat())?;
+        Ok(Self { room: Some(at), ..self })
+    }
+
+    /// Leaves the vDSO as it was. No more calls are made many at once.
+    pub(crate) fn clean(&mut self, memory: &Memory) -> Result<()> {
+        match self.room.take() {
+            Some(at) => memory.write_all(at, &[0; batch::ROOM as usize + 2]),
+            None => Ok(()),
         }
     }
 }
@@ -71,6 +114,11 @@ pub(crate) fn erase_stub(vdso: &mut [u8]) {
         && vdso[tail..].starts_with(&STUB_HEAD)
     {
         vdso[tail..].fill(0);
+        if let Some(before) = tail.checked_sub(batch::ROOM as usize)
+            && batch::is_free(&vdso[before..tail])
+        {
+            vdso[before..tail].fill(0);
+        }
     }
 }
 
@@ -163,6 +211,8 @@ pub(crate) struct Remote<'a> {
     saved: user_regs_struct,
     mask: u64,
     rseq_section: Option<(u64, u64)>,
+    /// The signal that tells of the end of many calls, where they can be made so.
+    idle: Option<i32>,
     borrowed: bool,
 }
 
@@ -173,8 +223,15 @@ impl<'a> Remote<'a> {
         let tid = task.tid();
         let mask = ptrace::signal_mask(tid).map_err(|e| task.failed("read the signal mask", e))?;
         let rseq_section = rseq_section(tid, memory);
-        if site.whole {
-            memory.write_all(site.address, &stub(&saved, mask, Zero::Result))?;
+        let idle = site.room.and_then(|_| batch::idle_signal(site.caught, mask));
+        let code = stub(&saved, mask, Zero::Result);
+        match idle {
+            Some(_) => {
+                let both = [batch::code().as_slice(), &code].concat();
+                memory.write_all(site.address - batch::ROOM, &both)?;
+            }
+            None if site.whole => memory.write_all(site.address, &code)?,
+            None => {}
         }
         let message = Cell::new(0);
         let site_cell = Cell::new(site);
@@ -186,6 +243,7 @@ impl<'a> Remote<'a> {
             saved,
             mask,
             rseq_section,
+            idle,
             borrowed: true,
         };
         // The registers first: from here on the stub restores everything if we die.
@@ -212,6 +270,8 @@ impl<'a> Remote<'a> {
         section: Option<(u64, u64)>,
     ) -> Result<Self> {
         ptrace::set_signal_mask(task.tid(), !0).map_err(|e| task.failed("block the signals", e))?;
+        // No signal gets past us, and none has been sent to it.
+        let idle = site.room.filter(|_| !site.whole).map(|_| libc::SIGURG);
         let site = Cell::new(Site { whole: false, ..site });
         let (saved, rseq_section) = (registers, section);
         Ok(Self {
@@ -222,6 +282,7 @@ impl<'a> Remote<'a> {
             saved,
             mask,
             rseq_section,
+            idle,
             borrowed: true,
         })
     }
@@ -340,6 +401,60 @@ impl<'a> Remote<'a> {
         }
     }
 
+    /// Makes the calls of a table (see [`batch`]), which has their results then.
+    pub(crate) fn call_all(&self, table: u64, count: u64) -> Result<()> {
+        let (Some(idle), Some(room)) = (self.idle, self.site.get().room) else {
+            return (0..count).try_for_each(|nth| self.call_of(table + nth * batch::CALL));
+        };
+        self.begin_all(room, (table, count), idle)?;
+        let mut signal = 0;
+        loop {
+            match self.task.step(Step::Free, signal)? {
+                // Another's is dropped, as it would be by the process.
+                Status::Signal(it) if it == idle => {
+                    signal = 0;
+                    if batch::is_done(&self.task.registers()?, room) {
+                        return self.set_mask(!0);
+                    }
+                }
+                // As below.
+                Status::Signal(libc::SIGSTOP) => signal = libc::SIGSTOP,
+                Status::EventStop(_) => signal = 0,
+                Status::Ended(_) => return Err(self.task.failed("make system calls", gone())),
+                other => {
+                    let what = format!("{other:?} in the middle of remote system calls");
+                    return Err(Error::new(ErrorKind::Internal, what));
+                }
+            }
+        }
+    }
+
+    /// Sets the task to the beginning of the code that makes all calls. From here on it takes no more
+    /// than letting it go for it to find its way back.
+    fn begin_all(&self, room: u64, table: (u64, u64), idle: i32) -> Result<()> {
+        let mut registers = self.loaded(libc::SYS_getpid, &[]);
+        batch::load(&mut registers, room, table, idle);
+        self.task.set_registers(&registers)?;
+        self.set_mask(!batch::bit(idle))
+    }
+
+    /// Makes one call of the table.
+    fn call_of(&self, at: u64) -> Result<()> {
+        let [number, arguments @ ..] = self.memory.words::<7>(at)?;
+        let result = self.call(number as i64, &arguments)?;
+        self.memory.write_all(at + batch::RESULT, &result.to_le_bytes())
+    }
+
+    fn set_mask(&self, mask: u64) -> Result<()> {
+        ptrace::set_signal_mask(self.task.tid(), mask)
+            .map_err(|e| self.task.failed("set the signal mask", e))
+    }
+
+    /// Whose calls these are.
+    pub(crate) fn tid(&self) -> i32 {
+        self.task.tid()
+    }
+
     fn to_syscall_stop(&self) -> Result<()> {
         let mut signal = 0;
         loop {
@@ -376,8 +491,16 @@ impl<'a> Remote<'a> {
             self.memory.write_all(address, &section.to_le_bytes())?;
         }
         let site = self.site.get();
-        if site.whole {
-            self.memory.write_all(site.address, &[0; STUB_ROOM as usize])?;
+        // Of a task in the making the room is needed again.
+        match self.idle {
+            Some(_) if site.whole => {
+                let both = [0; (batch::ROOM + STUB_ROOM) as usize];
+                self.memory.write_all(site.address - batch::ROOM, &both)?;
+            }
+            None if site.whole => {
+                self.memory.write_all(site.address, &[0; STUB_ROOM as usize])?;
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -424,7 +547,85 @@ impl Scratch {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Command, Stdio};
+
+    use super::super::status::Status as Shown;
+    use super::super::{maps, proc};
     use super::*;
+
+    /// When the tracer ends.
+    #[derive(Debug, Clone, Copy)]
+    enum Moment {
+        Loaded,
+        LetGo,
+        InTheMiddle,
+        AtTheEnd,
+    }
+
+    /// Borrows a process, lets it make many calls, and ends without giving it back: ptrace belongs to
+    /// the calling thread.
+    fn borrow_and_end(pid: i32, moment: Moment) {
+        let running = Running::seize(pid).unwrap().unwrap();
+        running.interrupt().unwrap();
+        let halted = running.halt(Instant::now() + CHILD).unwrap();
+        let Halt::Stopped(task) = halted else { panic!("{halted:?}") };
+        let task = task.hold();
+        let memory = Memory::open(pid).unwrap();
+        let site = Site::find(&maps::read(pid).unwrap(), &memory).unwrap().with_handlers(0);
+        let remote = Remote::begin(&task, &memory, site).unwrap();
+        let scratch = Scratch::map(&remote).unwrap().address;
+        let idle = remote.idle.expect("there is room, and a signal");
+        // Sleeps of two milliseconds each.
+        let time = scratch + 16 * batch::CALL;
+        let call = [libc::SYS_nanosleep as u64, time, 0, 0, 0, 0, 0, 0];
+        let words: Vec<u64> = [call; 16].concat().into_iter().chain([0, 2_000_000]).collect();
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        memory.write_all(scratch, &bytes).unwrap();
+        remote.begin_all(site.room.unwrap(), (scratch, 16), idle).unwrap();
+        match moment {
+            Moment::Loaded => {}
+            Moment::LetGo => ptrace::cont(pid, 0).unwrap(),
+            Moment::InTheMiddle => {
+                ptrace::cont(pid, 0).unwrap();
+                while proc::stat(pid).unwrap().state != 'S' {
+                    std::thread::yield_now();
+                }
+            }
+            Moment::AtTheEnd => {
+                let status = task.step(Step::Free, 0).unwrap();
+                assert_eq!(status, Status::Signal(idle));
+                assert!(batch::is_done(&task.registers().unwrap(), site.room.unwrap()));
+            }
+        }
+        std::mem::forget(remote);
+    }
+
+    #[test]
+    fn a_task_whose_tracer_ends_in_the_middle_finds_its_way_back() {
+        use Moment::{AtTheEnd, InTheMiddle, LetGo, Loaded};
+        for moment in [Loaded, LetGo, InTheMiddle, AtTheEnd] {
+            let mut cat = Command::new("cat");
+            let mut cat = cat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            let (mut to, from) = (cat.stdin.take().unwrap(), cat.stdout.take().unwrap());
+            let mut from = BufReader::new(from);
+            let mut answers = |word: &str| {
+                writeln!(to, "{word}").unwrap();
+                let mut line = String::new();
+                from.read_line(&mut line).unwrap();
+                assert_eq!(line.trim(), word, "{moment:?}");
+            };
+            answers("before");
+            let pid = cat.id() as i32;
+            let blocked = Shown::of(pid).unwrap().bits("SigBlk").unwrap();
+            std::thread::spawn(move || borrow_and_end(pid, moment)).join().unwrap();
+            answers("behind");
+            assert_eq!(Shown::of(pid).unwrap().bits("SigBlk").unwrap(), blocked, "{moment:?}");
+            assert_eq!(Shown::of(pid).unwrap().bits("SigPnd").unwrap(), 0, "{moment:?}");
+            drop(to);
+            assert!(cat.wait().unwrap().success(), "{moment:?}");
+        }
+    }
 
     #[test]
     fn the_stub_fits_its_room() {

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::kinds::asks::Asks;
 use crate::kinds::call::Standing;
 use crate::kinds::event::Watch;
 use crate::kinds::memory::{self, Backing};
@@ -75,6 +76,8 @@ impl<'a> Body<'a> {
             remote.end()?;
             (scratch, site)
         };
+        let end = live.space.vdso.0 + live.space.vdso.1.len() as u64;
+        let site = site.with_room(end, &memory)?;
         Ok(Self { process, live, pid, memory, tasks: vec![leader], site, scratch, socket })
     }
 
@@ -100,8 +103,9 @@ impl<'a> Body<'a> {
             wanted.retain(|backing| *backing != Backing::Anonymous);
             wanted.sort_unstable_by_key(|backing| format!("{backing:?}"));
             wanted.dedup();
+            let mut asks = Asks::default();
             for area in self.live.space.areas.iter().filter(|a| a.backing == Backing::Anonymous) {
-                area.map(hand.remote, None)?;
+                area.map(&mut asks, None);
             }
             for batch in wanted.chunks(BATCH) {
                 let sent: Vec<_> =
@@ -109,13 +113,15 @@ impl<'a> Body<'a> {
                 let numbers = self.receive(hand, &sent)?;
                 for (backing, fd) in batch.iter().zip(&numbers) {
                     for area in self.live.space.areas.iter().filter(|a| a.backing == *backing) {
-                        area.map(hand.remote, Some(*fd))?;
+                        area.map(&mut asks, Some(*fd));
                     }
                 }
                 for fd in numbers {
-                    self.close(hand, fd)?;
+                    asks.value("close a descriptor", libc::SYS_close, &[fd as u64]);
                 }
+                hand.do_all(std::mem::take(&mut asks))?;
             }
+            hand.do_all(asks)?;
             self.live.attributes.prepare(hand)?;
             self.live.space.set_fields(hand)
         })
@@ -155,23 +161,25 @@ impl<'a> Body<'a> {
                 let sent = files.descriptor(group[0].file)?;
                 let received = self.receive(hand, &[sent])?[0];
                 let mut keep = false;
+                let mut asks = Asks::default();
                 for descriptor in group {
                     let fd = descriptor.fd;
                     if fd == received {
                         keep = true;
                         let flag = u64::from(descriptor.close_on_exec);
                         let arguments = [fd as u64, libc::F_SETFD as u64, flag];
-                        hand.remote.try_call("set FD_CLOEXEC", libc::SYS_fcntl, &arguments)?;
+                        asks.value("set FD_CLOEXEC", libc::SYS_fcntl, &arguments);
                         continue;
                     }
                     let flags = if descriptor.close_on_exec { libc::O_CLOEXEC as u64 } else { 0 };
                     let arguments = [received as u64, fd as u64, flags];
                     let what = format!("put file descriptor {fd} in place");
-                    hand.remote.try_call(&what, libc::SYS_dup3, &arguments)?;
+                    asks.value(what, libc::SYS_dup3, &arguments);
                 }
                 if !keep {
-                    self.close(hand, received)?;
+                    asks.value("close a descriptor", libc::SYS_close, &[received as u64]);
                 }
+                hand.do_all(asks)?;
             }
             Ok(())
         })
@@ -302,8 +310,10 @@ impl<'a> Body<'a> {
         let vdso = maps.iter().find(|map| map.kind == Kind::Vdso);
         let spare = vdso.map_or(0, |map| map.end - 32);
         self.with(0, |hand, _| self.live.attributes.close(hand))?;
+        let mut site = self.site;
+        site.clean(&self.memory)?;
         for (task, stopped) in self.live.tasks.iter().zip(&self.tasks) {
-            let mut remote = task.borrow(stopped, &self.memory, self.site)?;
+            let mut remote = task.borrow(stopped, &self.memory, site)?;
             if let Some(call) = task.interrupted {
                 call.resume(task, &mut remote, &self.memory, spare)?;
             }
@@ -368,7 +378,7 @@ pub(crate) fn tasks_by_turns(bodies: &mut [Body<'_>]) -> Result<()> {
 /// Gives back the capabilities that were needed for choosing tids.
 fn drop_capabilities(hand: &Hand<'_>, tid: i32, wanted: [u64; 4]) -> Result<()> {
     let status = crate::os::proc::status(tid)?;
-    let now = [status.capinh, status.capprm, status.capeff];
+    let now = [status.bits("CapInh")?, status.bits("CapPrm")?, status.bits("CapEff")?];
     let [inheritable, permitted, effective, _] = wanted;
     let permitted = permitted & now[1];
     if [inheritable & now[0], permitted, effective & permitted] == now {

@@ -102,12 +102,12 @@ fn status(body: &Body<'_>) -> Result<()> {
             _ => caught |= bit,
         }
     }
-    if (status.sigcgt, status.sigign) != (caught, ignored) {
-        let now = (status.sigcgt, status.sigign);
+    let now = status.dispositions()?;
+    if now != (caught, ignored) {
         return Err(differs("signal dispositions", now, (caught, ignored)));
     }
-    if status.umask != Some(body.live.attributes.umask) {
-        return Err(differs("the umask", status.umask, Some(body.live.attributes.umask)));
+    if status.umask() != Some(body.live.attributes.umask) {
+        return Err(differs("the umask", status.umask(), Some(body.live.attributes.umask)));
     }
     let cwd = proc::link(body.pid, "cwd")?;
     if cwd != body.live.attributes.cwd {
@@ -147,18 +147,19 @@ fn identity(body: &Body<'_>) -> Result<()> {
 /// Parent, session and group, by the job's own numbers; those of the launcher may be others here.
 fn kinship(body: &Body<'_>, snapshot: &Snapshot) -> Result<()> {
     let (process, launcher) = (body.process, &snapshot.launcher);
+    let status = proc::status(body.pid)?;
     if snapshot.processes.iter().any(|other| other.pid == process.parent) {
-        let now = proc::inner_pid(proc::stat(body.pid)?.ppid)?;
+        let now = proc::inner_pid(status.parent()?)?;
         if now != process.parent {
             return Err(differs("the parent", now, process.parent));
         }
     }
-    let now = proc::innermost(body.pid, "NSsid")?;
+    let now = status.innermost("NSsid")?;
     if process.session != launcher.session && now != process.session {
         return Err(differs("the session", now, process.session));
     }
     let of_launcher = (process.session, process.group) == (launcher.session, launcher.group);
-    let now = proc::innermost(body.pid, "NSpgid")?;
+    let now = status.innermost("NSpgid")?;
     if !of_launcher && process.group != 0 && now != process.group {
         return Err(differs("the process group", now, process.group));
     }
