@@ -5,7 +5,7 @@
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 
-use ckpt_core::image::{ImageId, NewHeader, Packer, Reader, Unpacker, Writer, file_name};
+use ckpt_core::image::{NewHeader, Packer, Reader, Unpacker, Writer, file_name};
 use ckpt_core::job::JobId;
 use ckpt_core::progress::Silent;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};

@@ -109,6 +109,9 @@ impl Packer {
         let room = worthwhile(plain.len());
         let packed = self.context.as_mut().and_then(|context| {
             let room = self.packed.get_mut(..room)?;
+            if plain.len() >= SHORT && !samples(plain).any(|sample| pays(context, sample, room)) {
+                return None;
+            }
             let length = context.compress_to_buffer(plain, room).ok()?;
             room.get(..length)
         });
@@ -118,6 +121,25 @@ impl Packer {
         };
         Packed { stored, codec, crc: crc32fast::hash(stored) }
     }
+}
+
+/// Bytes of a sample of a block.
+const SAMPLE: usize = 8 << 10;
+
+/// How many of them, over the whole block.
+const SAMPLES: usize = 4;
+/// A block that is shorter is tried as a whole.
+const SHORT: usize = 16 * SAMPLE;
+
+/// What of a block is tried first: it takes zstd long to find out that nothing can be saved.
+fn samples(plain: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let last = plain.len().saturating_sub(SAMPLE);
+    (0..SAMPLES).filter_map(move |n| plain.get(last * n / (SAMPLES - 1)..)?.get(..SAMPLE))
+}
+
+fn pays(context: &mut zstd::bulk::Compressor<'_>, sample: &[u8], room: &mut [u8]) -> bool {
+    let Some(room) = room.get_mut(..worthwhile(sample.len())) else { return true };
+    context.compress_to_buffer(sample, room).is_ok()
 }
 
 /// The most bytes that a block of `plain` bytes may take to be worth decompressing.

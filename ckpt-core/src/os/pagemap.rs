@@ -232,7 +232,7 @@ impl Pagemap {
         let wanted =
             Wanted { flags: CHECK_WPASYNC, any: IS_PRESENT, told: IS_PRESENT, ..Wanted::default() };
         match self.walk(start, start + PAGE, wanted, &mut |_| ()) {
-            Ok(()) => Ok(true),
+            Ok(_) => Ok(true),
             Err(e) if e.raw_os_error() == Some(libc::EPERM) => Ok(false),
             Err(e) => Err(e),
         }
