@@ -142,17 +142,13 @@ impl<'a> Payload<'a> {
     }
 
     /// A command in its folder and with its environment, that writes to its log from `end` on.
-    ///
-    /// # Errors
-    ///
-    /// When there can be no log.
-    pub fn command(&self, words: &[String], end: u64) -> Result<Command> {
+    fn command(&self, words: &[String], end: u64, errors: &Path) -> Result<Command> {
         let log = File::options().append(true).create(true).open(self.log())?;
         log.set_len(end)?;
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).current_dir(&self.place.dir).stdin(Stdio::null());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.stdout(log).stderr(File::create(self.place.dir.join("errors"))?);
+        command.stdout(log).stderr(File::create(errors)?);
         Ok(command)
     }
 
@@ -163,9 +159,10 @@ impl<'a> Payload<'a> {
     /// When it does not.
     pub fn start(&self, under: &[String]) -> Result<Live<'_>> {
         let words: Vec<String> = under.iter().chain(&self.words).cloned().collect();
-        let process = Running(self.command(&words, 0)?.spawn()?);
+        let errors = self.place.dir.join("errors");
+        let process = Running(self.command(&words, 0, &errors)?.spawn()?);
         let pid = process.0.id() as i32;
-        let mut live = Live { payload: self, process, pid, fork: None };
+        let mut live = Live { payload: self, process, pid, fork: None, errors };
         if !self.ticks() {
             live.waits_for(|text| text.contains(self.begins).then_some(()))?;
             return Ok(live);
@@ -183,11 +180,13 @@ impl<'a> Payload<'a> {
     ///
     /// When it does not.
     pub fn restart(&self, words: &[String], end: u64) -> Result<(Live<'_>, f64)> {
-        let mut command = self.command(words, end)?;
+        // Not the file of before: the payload may have that open, and CRIU minds its size.
+        let errors = self.place.dir.join("errors-again");
+        let mut command = self.command(words, end, &errors)?;
         let begun = Instant::now();
         let process = Running(command.spawn()?);
         let pid = process.0.id() as i32;
-        let live = Live { payload: self, process, pid, fork: None };
+        let live = Live { payload: self, process, pid, fork: None, errors };
         // The time in between shows as a late tick; who does not tick says the next line.
         let (end, goes_on) = (end as usize, if self.ticks() { LATE } else { "\n" });
         live.waits_for(|text| text.get(end..)?.contains(goes_on).then_some(()))?;
@@ -205,6 +204,7 @@ pub struct Live<'a> {
     pub pid: i32,
     /// Seconds that its bare fork took.
     pub fork: Option<f64>,
+    errors: PathBuf,
 }
 
 impl Live<'_> {
@@ -217,8 +217,9 @@ impl Live<'_> {
             let ended = self.process.ended();
             let answer = told(&self.text()?);
             if answer.is_none() && ended {
-                let errors = fs::read_to_string(self.payload.place.dir.join("errors"))?;
+                let errors = fs::read_to_string(&self.errors)?;
                 let line = errors.lines().find(|line| !line.trim().is_empty());
+                let line = errors.lines().rfind(|line| line.contains("Error")).or(line);
                 return Err(format!("it has ended: {}", line.unwrap_or_default()).into());
             }
             Ok(answer)

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 pub type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Longer than anything takes; only a hang reaches it.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A process that is killed with this, and all below it: a job outlives its launcher.
 #[derive(Debug)]

@@ -54,6 +54,7 @@ pub const ALL: &[Payload] = &[
     new("unsupported", Kind::C(&[])),
     new("identity", Kind::C(&[])),
     new("pause", Kind::C(&[])),
+    new("counted", Kind::C(&[])),
     new("dmtcp_api", Kind::C(&["-fPIC"])),
 ];
 

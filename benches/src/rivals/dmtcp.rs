@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
 use super::Rival;
 use crate::Result;
@@ -16,12 +17,15 @@ pub struct Dmtcp<'a> {
     bin: PathBuf,
     packs: bool,
     images: PathBuf,
+    /// When the newest generation was asked for.
+    asked: SystemTime,
 }
 
 impl<'a> Dmtcp<'a> {
     /// The one in `bin`, with or without its gzip.
     pub fn new(place: &'a Place, bin: &Path, packs: bool) -> Self {
-        Self { place, bin: bin.into(), packs, images: PathBuf::new() }
+        let (bin, images) = (bin.into(), PathBuf::new());
+        Self { place, bin, packs, images, asked: SystemTime::UNIX_EPOCH }
     }
 
     fn tool(&self, name: &str) -> String {
@@ -65,6 +69,7 @@ impl Rival for Dmtcp<'_> {
     }
 
     fn checkpoint(&mut self, _: &Live<'_>) -> Result<Option<f64>> {
+        self.asked = SystemTime::now();
         self.say("-bc")?;
         // It says that it is done before the bytes are on disk.
         must(Command::new("sync").args(self.generations()?.concat()))?;
@@ -72,8 +77,12 @@ impl Rival for Dmtcp<'_> {
     }
 
     fn generations(&self) -> Result<Vec<Vec<PathBuf>>> {
-        // One of each process; a second checkpoint takes their place.
-        Ok(vec![files(&self.images, ".dmtcp")?])
+        // One of each process. A second checkpoint takes their place, but for those of processes that
+        // have ended since: a restart would wait for these.
+        let mut images = files(&self.images, ".dmtcp")?;
+        let time = |image: &PathBuf| image.metadata().and_then(|meta| meta.modified());
+        images.retain(|image| time(image).is_ok_and(|time| time >= self.asked));
+        Ok(vec![images])
     }
 
     fn end(&mut self, live: Live<'_>) -> Result {

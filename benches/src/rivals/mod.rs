@@ -7,6 +7,7 @@ mod dmtcp;
 mod ours;
 
 use std::path::PathBuf;
+use std::slice;
 use std::time::Duration;
 
 use crate::payload::{Live, Payload};
@@ -17,7 +18,7 @@ pub use criu::found as criu;
 pub use dmtcp::found as dmtcp;
 pub use ours::{Ours, Taken};
 
-/// Above this a rival that takes a minute for a GiB is left out.
+/// Above this, and for programs, a rival that takes a minute for a GiB is left out.
 const PATIENT: f64 = 1.5 * (1 << 30) as f64;
 
 /// What one way of doing it took: seconds and bytes.
@@ -135,7 +136,8 @@ pub fn all(payload: &Payload<'_>) -> Result<(Vec<Figures>, Vec<String>)> {
         rows.push(copies::dd(dump)?);
         rows.push(copies::zstd(dump)?);
     }
-    let size = rows.last().and_then(|row| row.bytes).unwrap_or_default();
+    let size =
+        payload.dump.as_ref().map_or(Ok(f64::INFINITY), |dump| bytes(slice::from_ref(dump)))?;
     let (ours, place) =
         (|level| Box::new(Ours::new(payload, level)) as Box<dyn Rival>, payload.place);
     let mut rivals = vec![ours(1), ours(0)];
