@@ -48,7 +48,8 @@ static struct {
 static char *common, *file_shared, *file_private, *memory_shared, *guard, *deleted_map;
 
 static void set_up(void) {
-    fd.deleted = holding("deleted", O_RDWR, "nobody finds this any more");
+    // As shm_open(3) opens it.
+    fd.deleted = holding("deleted", O_RDWR | O_NOFOLLOW, "nobody finds this any more");
     ok(unlink(at("deleted")));
     lseek(fd.deleted, 7, SEEK_SET);
     fd.still_linked_deleted = holding("linked", O_RDWR, "one of two names");

@@ -55,6 +55,7 @@ pub const ALL: &[Payload] = &[
     new("identity", Kind::C(&[])),
     new("pause", Kind::C(&[])),
     new("changes", Kind::C(&[])),
+    new("counted", Kind::C(&[])),
     new("dmtcp_api", Kind::C(&["-fPIC"])),
 ];
 

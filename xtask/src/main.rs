@@ -17,8 +17,8 @@ usage: cargo xtask demo                    a job is checkpointed, killed, and fi
                                            the commands into DIR/bin [default: /usr/local]
        cargo xtask dist [--out DIR]        the commands in one folder for containers, and a tar
                                            [default: target/dist]
-       cargo xtask bench [MIB]             whole checkpoints beside their rivals; the tables go into
-                                           docs/performance.md";
+       cargo xtask bench [MIB [PART]]      whole checkpoints beside their rivals; the tables go into
+                                           docs/performance.md (one part alone is printed)";
 
 /// What went wrong, in words.
 pub type Result<T = ()> = std::result::Result<T, String>;

@@ -29,6 +29,7 @@ const NEEDS: &[Need] = &[
     Need { what: "awk", check: "awk 'BEGIN { exit }'", packages: &["gawk"] },
     Need { what: "mount", check: "mount --version", packages: &["mount"] },
     Need { what: "ip", check: "ip -V", packages: &["iproute2"] },
+    Need { what: "strace", check: "strace -V", packages: &["strace"] },
     Need { what: "useradd", check: "useradd --help", packages: &["passwd"] },
     Need {
         what: "rootless podman",

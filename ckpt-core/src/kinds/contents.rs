@@ -98,6 +98,8 @@ impl Content {
 
 /// A new open file description of what `fd` leads to.
 pub(crate) fn reopen(fd: i32, flags: i32) -> io::Result<OwnedFd> {
+    // What leads there is a link, and shm_open(3) says that it will not follow any.
+    let flags = flags & !libc::O_NOFOLLOW;
     super::file::open_with(Path::new(&format!("/proc/self/fd/{fd}")), flags)
 }
 
