@@ -313,6 +313,7 @@ fn freeze_and_copy(
     let host = host(first);
     plan.contents(&mut files)?;
     job.watches.look(&mut plan, &frozen, base, &mut processes)?;
+    tracing::debug!(since = ?stopped.elapsed(), bytes = plan.total(), "found out what was written to");
     // One that is killed in the end need not go on soon.
     let twins = match options.stop {
         true => {

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use memmap2::{Advice, MmapMut};
+
 use super::freeze::Frozen;
 use super::plan::{Extent, Plan, Source, Stretch};
 use super::stream::read_whole;
@@ -157,21 +159,32 @@ fn obstacle(plan: &Plan, processes: &[Process], large: &BTreeSet<usize>) -> Opti
 
 /// Copies what is not read from a twin, and lets the plan read these instead.
 fn hold(plan: &mut Plan) -> Result<()> {
-    let mut copy = Vec::with_capacity(plan.total() as usize);
-    let source = plan.sources.len() as u32;
-    for extent in &mut plan.extents {
-        let start = copy.len();
-        copy.resize(start + extent.length as usize, 0);
-        let room = &mut copy[start..];
-        let got = read_whole(&plan.sources[extent.source as usize], extent, room)?;
-        // What lies behind the end of a file.
-        copy.truncate(start + got);
-        extent.length = got as u64;
-        (extent.source, extent.at) = (source, start as u64);
+    let total = plan.total() as usize;
+    if total > 0 {
+        copy(plan, total)?;
     }
-    plan.add(Source::Held(copy));
     for (source, file) in std::mem::take(&mut plan.twins) {
         plan.sources[source as usize] = Source::File(file);
     }
+    Ok(())
+}
+
+/// Copies all extents, `total` bytes.
+fn copy(plan: &mut Plan, total: usize) -> Result<()> {
+    let failed = |e| Error::os("cannot get memory for a copy", e);
+    let mut copy = MmapMut::map_anon(total).map_err(failed)?;
+    // Best effort: a fault a page would be most of the time.
+    let _ = copy.advise(Advice::HugePage);
+    let source = plan.sources.len() as u32;
+    let mut at = 0;
+    for extent in &mut plan.extents {
+        let room = &mut copy[at..][..extent.length as usize];
+        // What lies behind the end of a file is left out.
+        let got = read_whole(&plan.sources[extent.source as usize], extent, room)?;
+        extent.length = got as u64;
+        (extent.source, extent.at) = (source, at as u64);
+        at += got;
+    }
+    plan.add(Source::Held(copy));
     Ok(())
 }

@@ -7,6 +7,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use memmap2::MmapMut;
+
 use super::files::{Bytes, Collector, Place};
 use crate::error::{Error, Result};
 use crate::kinds::memory::Backing;
@@ -41,7 +43,7 @@ pub(crate) enum Source {
     /// A file, or a process' memory.
     File(File),
     /// A copy that has been made already.
-    Held(Vec<u8>),
+    Held(MmapMut),
 }
 
 impl Source {

@@ -5,12 +5,14 @@
 //! block table, is taken under one. So the table is in order of offset and the blocks have no gaps.
 
 use std::fmt::Display;
+use std::num::NonZero;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use bincode::Encode;
+use rustix::fs::Advice;
 
 use super::ancestors::Needed;
 use super::block::{BlockId, Packed, Packer, Row, Unpacker};
@@ -22,6 +24,11 @@ use super::format::{
 use super::reader::Reader;
 use super::temp::Temp;
 use crate::error::{Error, ErrorKind, Result};
+
+/// Bytes that are sent to the disk together.
+const STRETCH: u64 = 8 << 20;
+/// After so many stretches what was sent is likely to be there.
+const LAG: u64 = 8;
 
 /// An image being written. Dropped before [`Writer::commit`], it leaves nothing behind.
 #[derive(Debug)]
@@ -154,7 +161,19 @@ impl Writer {
         if written.is_err() {
             self.torn.store(true, Ordering::Release);
         }
+        self.send_off(offset, offset + packed.stored.len() as u64);
         written.map(|()| id)
+    }
+
+    /// Has the kernel begin to bring to the disk what is ready (posix_fadvise(2)), and let go of what is
+    /// there already: the disk has work from the start, and the page cache is not flooded.
+    fn send_off(&self, from: u64, to: u64) {
+        let (first, last) = (from / STRETCH, to / STRETCH);
+        if first != last {
+            let begin = first.saturating_sub(LAG) * STRETCH;
+            let length = NonZero::new(last * STRETCH - begin);
+            let _ = rustix::fs::fadvise(self.temp.file(), begin, length, Advice::DontNeed);
+        }
     }
 
     fn reserve(&self, plain: usize, packed: &Packed) -> Result<(BlockId, u64)> {

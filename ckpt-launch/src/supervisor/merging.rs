@@ -1,7 +1,7 @@
 //! The newest generation is made complete by itself in the background, once it needs as many others as it
 //! may: so chains stay short, and the job does not wait for it. A checkpoint that is due goes first.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -56,7 +56,7 @@ impl Drop for Merging {
 }
 
 fn merge(
-    path: &PathBuf,
+    path: &Path,
     job: JobId,
     options: &Options,
     given_up: &AtomicBool,
