@@ -17,7 +17,8 @@ use crate::os::proc;
 use crate::os::remote::{Remote, Site};
 use crate::os::tracee::Stopped;
 
-const SHARING: i32 = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND;
+/// What a short-lived child shares with the process that makes it.
+pub(crate) const SHARING: i32 = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_SIGHAND;
 /// How long its new parent may take to bury it.
 const BURIAL: Duration = Duration::from_secs(2);
 
@@ -32,19 +33,12 @@ impl Twin {
     ///
     /// There may be no room for one more process, or for its tables. The process is as it was.
     pub(crate) fn of(process: &FrozenProcess) -> Result<Self> {
-        let memory = Memory::open(process.pid)?;
-        let site = Site::find(&maps::read(process.pid)?, &memory)?;
-        let remote = Remote::begin(&process.tasks[0], &memory, site)?;
-        let (number, between) = remote.clone_child(SHARING as u64, 0)?;
         let begun = Instant::now();
-        let twin = fork(&between, &memory, site);
+        let sharing = SHARING | libc::CLONE_FILES;
+        let (twin, site) = by_a_child(process, sharing, |between, memory, site| {
+            fork(between, memory, site).map(|twin| (twin, site))
+        })?;
         tracing::debug!(pid = process.pid, took = ?begun.elapsed(), "a twin");
-        // Whatever came of it, the one in between is gone and waited for.
-        Self(Some(between)).end();
-        let arguments = [number, 0, libc::__WALL as u64, 0];
-        remote.try_call("bury the copy's maker", libc::SYS_wait4, &arguments)?;
-        remote.end()?;
-        let twin = twin?;
         twin.withdraw(site)?;
         Ok(twin)
     }
@@ -79,6 +73,26 @@ impl Twin {
         stopped.kill();
         Some(pid)
     }
+}
+
+/// Has a process all of whose tasks stand make a child by clone(2) with these flags, which does the
+/// `work` and is gone and waited for after that.
+pub(crate) fn by_a_child<T>(
+    process: &FrozenProcess,
+    flags: i32,
+    work: impl FnOnce(&Stopped, &Memory, Site) -> Result<T>,
+) -> Result<T> {
+    let memory = Memory::open(process.pid)?;
+    let site = Site::find(&maps::read(process.pid)?, &memory)?;
+    let remote = Remote::begin(&process.tasks[0], &memory, site)?;
+    let (number, child) = remote.clone_child(flags as u64, 0)?;
+    let done = work(&child, &memory, site);
+    // Whatever came of it, nothing of the child is left.
+    Twin(Some(child)).end();
+    let arguments = [number, 0, libc::__WALL as u64, 0];
+    remote.try_call("bury a child of ours", libc::SYS_wait4, &arguments)?;
+    remote.end()?;
+    done
 }
 
 /// The one in between makes the twin.

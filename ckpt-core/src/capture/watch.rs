@@ -2,8 +2,8 @@
 //! put under a watch of the kernel's ([`Watch`]) while the job runs, and a freeze asks which pages have
 //! lost their protection since.
 //!
-//! The payload must not be able to tell: the userfaultfd is made in the process while all its tasks
-//! stand, is taken over (pidfd_getfd(2)), and closed there. A write to a watched page costs the fault that
+//! The payload must not be able to tell: the userfaultfd is made by a child of the process, while all its
+//! tasks stand, and taken over (pidfd_getfd(2)). A write to a watched page costs the fault that
 //! it would cost after a fork, once a generation; huge pages are left alone.
 //!
 //! Nothing is believed that the kernel does not say of each page at the freeze: an area that is not
@@ -20,14 +20,14 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 use super::base::Base;
 use super::freeze::{self, Frozen, FrozenProcess};
 use super::plan::{Clean, Into, Plan, Stretch};
+use super::twin::{SHARING, by_a_child};
 use crate::error::{Error, Result};
 use crate::image::ImageId;
 use crate::os::changes::Watch;
 use crate::os::maps::{self, Kind, Map};
-use crate::os::mem::Memory;
 use crate::os::pagemap::Pagemap;
 use crate::os::proc;
-use crate::os::remote::{Remote, Site};
+use crate::os::remote::Remote;
 use crate::snapshot::{Life, Process};
 
 /// Processes with less private memory are read faster than watched.
@@ -211,16 +211,16 @@ fn made(parent: i32, pids: &[i32], timeout: Duration) -> Result<Vec<(i32, Watch)
     those.map(|process| Ok((process.pid, make(process)?))).collect()
 }
 
+/// The userfaultfd is made by a child that shares the process' memory, and not its descriptors: whatever
+/// happens to us, the process never has it.
 fn make(process: &FrozenProcess) -> Result<Watch> {
-    let memory = Memory::open(process.pid)?;
-    let site = Site::find(&maps::read(process.pid)?, &memory)?;
-    let remote = Remote::begin(&process.tasks[0], &memory, site)?;
-    let what = "make a userfaultfd";
-    let number = remote.try_call(what, libc::SYS_userfaultfd, &[Watch::FLAGS as u64])?;
-    let taken = take(process.pid, number as i32);
-    remote.try_call("close a userfaultfd", libc::SYS_close, &[number])?;
-    remote.end()?;
-    Watch::begin(taken?).map_err(|e| Error::os("cannot set up a userfaultfd", e))
+    let uffd = by_a_child(process, SHARING, |child, memory, site| {
+        let remote = Remote::over(child, memory, site)?;
+        let what = "make a userfaultfd";
+        let number = remote.try_call(what, libc::SYS_userfaultfd, &[Watch::FLAGS as u64])?;
+        take(child.tid(), number as i32)
+    })?;
+    Watch::begin(uffd).map_err(|e| Error::os("cannot set up a userfaultfd", e))
 }
 
 /// A copy of another process' descriptor.
