@@ -5,6 +5,8 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ckpt_core::capture::LEVEL;
+
 use crate::host::meminfo;
 use crate::payload::{Live, Payload, Place};
 use crate::rivals::{Ours, Rival};
@@ -29,7 +31,7 @@ pub fn extra(place: &Place, mib: u64) -> Result<String> {
         // The least: whatever else runs on the host only adds.
         let mut least = [f64::INFINITY; 2];
         for _ in 0..ROUNDS {
-            let mut ours = Ours::new(&payload, 1);
+            let mut ours = Ours::new(&payload, LEVEL);
             let live = payload.start(&ours.begin()?)?;
             let peaks = peaks(&mut ours, &live, touches)?;
             least.iter_mut().zip(peaks).for_each(|(least, peak)| *least = least.min(peak));

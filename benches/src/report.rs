@@ -59,7 +59,9 @@ pub fn write(place: &Place, mib: u64, only: Option<&str>) -> Result {
     }
     let mut panels = Vec::new();
     if wanted("growth") {
-        text.push_str("## Growth\n\nFirst checkpoints, level 1.\n\n![](performance.svg)\n\n");
+        text.push_str(
+            "## Growth\n\nFirst checkpoints, at the usual level.\n\n![](performance.svg)\n\n",
+        );
         text.push_str(&growth::all(place, mib, &mut panels)?);
     }
     print!("{text}");

@@ -92,7 +92,7 @@ pub struct Keeping {
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     pub keep: u32,
     /// zstd compression level; 0 stores the bytes as they are
-    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true,
+    #[arg(long, value_name = "N", default_value_t = capture::LEVEL, allow_negative_numbers = true,
           value_parser = clap::value_parser!(i32).range(-7..=22))]
     pub level: i32,
     /// Earlier generations that an image may need, at most: what has not changed since is not stored
@@ -112,7 +112,15 @@ pub struct Keeping {
 impl Default for Keeping {
     fn default() -> Self {
         let increments = capture::INCREMENTS as u32;
-        Self { interval: None, mtbf: None, keep: 2, level: 1, increments, no_watch: false, cpus: 0 }
+        Self {
+            interval: None,
+            mtbf: None,
+            keep: 2,
+            level: capture::LEVEL,
+            increments,
+            no_watch: false,
+            cpus: 0,
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use ckpt_core::capture;
 use ckpt_core::image::{Directory, Entry};
 use ckpt_core::job::JobId;
 use ckpt_core::merge::{self, Merged};
@@ -87,7 +88,7 @@ fn merge_newest(images: &[Entry], job: JobId, dry_run: bool, voice: &Voice) -> R
 }
 
 /// zstd level for what is put together anew.
-const MERGE_LEVEL: i32 = 1;
+const MERGE_LEVEL: i32 = capture::LEVEL;
 
 fn say(what: &str, path: &Path, bytes: u64, voice: &Voice) -> Result<()> {
     if voice.json() {

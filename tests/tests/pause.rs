@@ -60,3 +60,51 @@ fn nothing_is_left_to_the_next_one() {
         run.end().must_equal(&expected);
     }
 }
+
+/// A control group with a limit, around one job.
+struct Group(std::path::PathBuf);
+
+impl Group {
+    /// None where there is no memory controller, or we may not make a group.
+    fn new(limit: u64) -> Option<Self> {
+        let folder = format!("ckpt-test-{}", std::process::id());
+        let (one, two) = ("/sys/fs/cgroup/memory", "/sys/fs/cgroup");
+        for (root, file) in [(one, "memory.limit_in_bytes"), (two, "memory.max")] {
+            let group = std::path::Path::new(root).join(&folder);
+            if std::fs::create_dir(&group).is_ok() {
+                let group = Self(group);
+                if std::fs::write(group.0.join(file), limit.to_string()).is_ok() {
+                    return Some(group);
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+/// A copy of which every page may have to be made would not fit: none is made, and nobody is killed.
+#[test]
+fn no_copy_where_memory_is_limited() {
+    let Some(root) = User::root() else { return };
+    let Some(group) = Group::new(110 << 20) else {
+        println!("left out: no memory controller");
+        return;
+    };
+    let payload = payload("memory").with(&[("MIB", "64"), ("STEPS", "20")]);
+    let expected = undisturbed(payload, &root);
+    let enter = format!("echo $$ > {}/cgroup.procs; exec \"$@\"", group.0.display());
+    let mut run = Run::start_under(payload, &root, &["sh", "-c", &enter, "sh"]);
+    assert!(run.reaches(3) && run.answers());
+    run.checkpoint().unwrap_or_else(|e| panic!("status {}: {}", e.status, e.message));
+    let log = run.log();
+    assert!(log.contains(STANDS) && log.contains("no room for a copy"), "{log}");
+    run.kill();
+    run.restore(From::Directory);
+    run.end().must_equal(&expected);
+}

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use ckpt_core::capture::LEVEL;
+
 use crate::run::{median, must, timed};
 use crate::{Figures, ROUNDS, Result};
 
@@ -21,9 +23,9 @@ pub fn dd(dump: &Path) -> Result<Figures> {
 /// Packed on one core, not even to disk.
 pub fn zstd(dump: &Path) -> Result<Figures> {
     let packed = dump.with_extension("zst");
-    copied("zstd -1, one core", &packed, || {
+    copied(&format!("zstd -{LEVEL}, one core"), &packed, || {
         let mut command = Command::new("zstd");
-        command.args(["-1", "-T1", "-f", "-q"]).arg(dump).arg("-o").arg(&packed);
+        command.arg(format!("-{LEVEL}")).args(["-T1", "-f", "-q"]).arg(dump).arg("-o").arg(&packed);
         command
     })
 }

@@ -14,7 +14,7 @@ use crate::run::{files, must};
 #[derive(Debug)]
 pub struct Ours<'a> {
     payload: &'a Payload<'a>,
-    level: u32,
+    level: i32,
     images: PathBuf,
 }
 
@@ -29,7 +29,7 @@ pub struct Taken {
 
 impl<'a> Ours<'a> {
     /// With this level; 0 packs nothing.
-    pub fn new(payload: &'a Payload<'a>, level: u32) -> Self {
+    pub fn new(payload: &'a Payload<'a>, level: i32) -> Self {
         Self { payload, level, images: PathBuf::new() }
     }
 

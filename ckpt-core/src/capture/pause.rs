@@ -19,6 +19,10 @@ use crate::snapshot::pages::Object;
 
 /// The bytes that are copied in the pause, at most.
 const HELD: u64 = 64 << 20;
+/// So little is copied sooner than any process is forked.
+const LITTLE: u64 = 2 << 20;
+/// While one page is copied, a fork gets done with so many.
+const FORKED: u64 = 50;
 /// What must stay free for others.
 const RESERVE: u64 = 64 << 20;
 
@@ -80,8 +84,13 @@ fn large(plan: &Plan) -> BTreeSet<usize> {
     }
     let mut room = HELD.saturating_sub(plan.total());
     for (index, bytes) in bytes {
-        match room.checked_sub(bytes) {
-            Some(left) if !large.contains(&index) => room = left,
+        let left = room.checked_sub(bytes).filter(|_| !large.contains(&index));
+        let forks_sooner = || {
+            let pid = plan.memories.get(index).map_or(0, |&(pid, _)| pid);
+            bytes > LITTLE && bytes > proc::private_bytes(pid) / FORKED
+        };
+        match left {
+            Some(left) if !forks_sooner() => room = left,
             _ => drop(large.insert(index)),
         }
     }

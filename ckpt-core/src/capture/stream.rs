@@ -1,8 +1,8 @@
 //! The page stream: workers read, sieve, compress and append, as many at once as there are cores.
 //!
 //! Each worker takes the next stretch of the plan, reads it into its own buffer, leaves out what needs no
-//! storing ([`Sieve`]), and appends a block whenever enough is left over. Memory is bounded by two blocks
-//! a worker.
+//! storing ([`Sieve`]), and appends a block whenever enough is left over. Memory is bounded by a block and
+//! its compressed form for each worker.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -10,14 +10,14 @@ use std::sync::{Mutex, PoisonError};
 use super::plan::{Clean, Extent, Plan, Source};
 use super::sieve::{Elsewhere, Kept, Sieve, refer};
 use crate::error::{Error, Result};
-use crate::image::{Packer, Writer};
+use crate::image::{MAX_BLOCK, Packer, Writer};
 use crate::os::cpu::{in_parallel, workers};
 use crate::os::sched::be_nice;
 use crate::progress::{Event, Observer};
 use crate::snapshot::pages::{BlockPages, Hash, Object, PageIndex, PageRun};
 
-/// Bytes that are read at once, and the least of a block but the last of each worker.
-const BLOCK: u64 = 512 * 1024;
+/// Bytes that are read at once.
+const PIECE: u64 = 256 * 1024;
 /// How workers step back while the job runs: enough that it hardly notices, and little enough that a copy
 /// of it does not stay for long.
 const NICE: i32 = 5;
@@ -98,7 +98,7 @@ fn unwritten(sieve: &Sieve<'_>, clean: &Clean, elsewhere: &mut Elsewhere) {
     }
 }
 
-/// Cuts and joins extents to pieces of a block's length each.
+/// Cuts and joins extents to pieces that are read at once.
 fn pieces(extents: &[Extent]) -> Vec<Vec<Extent>> {
     let mut pieces: Vec<Vec<Extent>> = Vec::new();
     let mut room = 0;
@@ -107,7 +107,7 @@ fn pieces(extents: &[Extent]) -> Vec<Vec<Extent>> {
         while rest.length > 0 {
             if room == 0 {
                 pieces.push(Vec::new());
-                room = BLOCK;
+                room = PIECE;
             }
             let length = rest.length.min(room);
             if let Some(piece) = pieces.last_mut() {
@@ -140,7 +140,7 @@ struct Shared<'a> {
 /// What a worker has read and not yet written.
 struct Pending {
     packer: Packer,
-    /// Room for what is less than a block, and one piece more.
+    /// What is left over of several pieces.
     buffer: Vec<u8>,
     filled: usize,
     kept: Kept,
@@ -151,7 +151,7 @@ impl Shared<'_> {
     fn work(&self, level: i32) -> Result<()> {
         let mut pending = Pending {
             packer: Packer::new(level)?,
-            buffer: vec![0u8; 2 * BLOCK as usize],
+            buffer: vec![0u8; MAX_BLOCK],
             filled: 0,
             kept: Kept::default(),
             elsewhere: Elsewhere::new(),
@@ -169,7 +169,8 @@ impl Shared<'_> {
                 return Ok(());
             }
             self.read(piece, pending)?;
-            if pending.filled as u64 >= BLOCK {
+            // zstd finds more in longer blocks.
+            if pending.filled + PIECE as usize > MAX_BLOCK {
                 self.append(pending)?;
             }
         }
@@ -245,10 +246,10 @@ mod tests {
 
     #[test]
     fn pieces_cover_every_byte_once() {
-        let extents = [extent(0, 3 * BLOCK + 5), extent(1 << 40, 7), extent(1 << 41, BLOCK)];
+        let extents = [extent(0, 3 * PIECE + 5), extent(1 << 40, 7), extent(1 << 41, PIECE)];
         let pieces = pieces(&extents);
-        assert!(pieces.iter().all(|p| p.iter().map(|e| e.length).sum::<u64>() <= BLOCK));
+        assert!(pieces.iter().all(|p| p.iter().map(|e| e.length).sum::<u64>() <= PIECE));
         let total: u64 = pieces.iter().flatten().map(|e| e.length).sum();
-        assert_eq!(total, 4 * BLOCK + 12);
+        assert_eq!(total, 4 * PIECE + 12);
     }
 }

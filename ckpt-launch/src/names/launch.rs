@@ -80,7 +80,7 @@ fn ignored(options: &LaunchOptions) -> Vec<&'static str> {
 
 /// What is kept of images, and how: without gzip, as they are.
 pub fn keeping(gzip: Option<bool>) -> Keeping {
-    let level = if gzip == Some(false) { 0 } else { 1 };
+    let level = if gzip == Some(false) { 0 } else { Keeping::default().level };
     // Scripts copy and remove single images.
     Keeping { level, increments: 0, ..Keeping::default() }
 }
