@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{
-    Ancestors, BlockId, ImageId, Importance, MAX_BLOCK, NewHeader, Packer, Reader, Tag, Unpacker,
-    Whose, Writer,
+    Ancestors, BlockId, Directory, ImageId, Importance, MAX_BLOCK, NewHeader, Packer, Reader, Tag,
+    Unpacker, Whose, Writer,
 };
 use crate::os::sched;
 use crate::snapshot::pages::{
-    BlockPages, Hash, Hashes, Located, PAGES, PageIndex, PageRun, Part, References, hashes_in,
-    whereabouts,
+    BlockPages, Hash, Hashes, Located, MOST_HASHES, PAGES, PageIndex, PageRun, Part, References,
+    hashes_in, whereabouts,
 };
 
 /// What became of an image.
@@ -49,6 +49,10 @@ pub fn merge(path: &Path, level: i32, go_on: &dyn Fn() -> bool) -> Result<Option
     if image.needed()?.is_empty() {
         return Ok(None);
     }
+    // Where this cannot be locked, all the work would be in vain.
+    if !image.may_give_up() {
+        return Err(in_use(path));
+    }
     let ancestors = Ancestors::of(&image, Whose::Trusted)?;
     let (dir, name) = match (path.parent(), path.file_name().and_then(|name| name.to_str())) {
         (Some(dir), Some(name)) => (dir, name),
@@ -63,7 +67,7 @@ pub fn merge(path: &Path, level: i32, go_on: &dyn Fn() -> bool) -> Result<Option
     let mut gatherer = Gatherer::new(&writer, hashes, level)?;
     for located in whereabouts(&image)? {
         if !go_on() {
-            return Err(Error::new(ErrorKind::Busy, "the work was given up"));
+            return Err(given_up());
         }
         let from = ancestors.get(located.image, &image);
         let from = from.ok_or_else(|| Error::new(ErrorKind::Damaged, "an image is missing"))?;
@@ -76,17 +80,41 @@ pub fn merge(path: &Path, level: i32, go_on: &dyn Fn() -> bool) -> Result<Option
     if !again.is_empty() {
         writer.section(Tag::REFS, Importance::Critical, &References { blocks: again })?;
     }
-    if let Some(hashes) = hashes.filter(|hashes| !hashes.is_empty()) {
+    if let Some(hashes) = hashes.filter(|it| (1..=MOST_HASHES).contains(&it.len())) {
         writer.section(Tag::HASH, Importance::Skippable, &hashes)?;
     }
     let (from, to) = (image.header().id, writer.header().id);
+    if !go_on() {
+        return Err(given_up());
+    }
     let finished = writer.finish()?;
-    if !image.give_up() {
-        let what = format!("{} is in use, or another has its name", path.display());
-        return Err(Error::new(ErrorKind::Busy, what));
+    // Who built upon it before has published by now, and nobody can begin to.
+    if !image.give_up() || is_needed(dir, from)? {
+        return Err(in_use(path));
     }
     let published = finished.publish()?;
     Ok(Some(Merged { from, to, path: published.path, bytes: published.bytes }))
+}
+
+fn given_up() -> Error {
+    Error::new(ErrorKind::Busy, "the work was given up")
+}
+
+fn in_use(path: &Path) -> Error {
+    let what = format!("{} is built upon, or cannot be locked", path.display());
+    Error::new(ErrorKind::Busy, what)
+}
+
+/// Whether any image of this directory needs that one.
+fn is_needed(dir: &Path, id: ImageId) -> Result<bool> {
+    for entry in Directory::open(dir)?.images()? {
+        // A damaged one needs nothing any more.
+        let Ok(image) = Reader::open(&entry.path) else { continue };
+        if image.needed()?.iter().any(|needed| needed.id == id) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Pages that go into the index, and their hashes as far as all have one.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use ckpt_core::capture;
-use ckpt_core::image::{Directory, Entry};
+use ckpt_core::image::{Directory, Entry, Reader};
 use ckpt_core::job::JobId;
 use ckpt_core::merge::{self, Merged};
 use ckpt_core::{Error, ErrorKind, Result};
@@ -54,7 +54,8 @@ pub fn run(args: &Gc, voice: &Voice) -> Result<()> {
     let mut freed = 0;
     for job in jobs.into_iter().filter(|job| args.job.is_none_or(|only| only == *job)) {
         if args.merge {
-            merge_newest(&images, job, args.dry_run, voice)?;
+            // The list is made anew: the job before this one may have taken long.
+            merge_newest(&directory.images()?, job, args.dry_run, voice)?;
         }
         for entry in directory.superfluous(job, args.keep as usize)? {
             if args.dry_run || directory.remove(&entry)? {
@@ -78,6 +79,9 @@ fn merge_newest(images: &[Entry], job: JobId, dry_run: bool, voice: &Voice) -> R
     let Some(newest) = images.iter().find(|image| of_job(image) && image.is_trusted()) else {
         return Ok(());
     };
+    if dry_run && Reader::open(&newest.path)?.needed()?.is_empty() {
+        return Ok(());
+    }
     if dry_run {
         return say("would be made complete", &newest.path, newest.bytes, voice);
     }

@@ -60,6 +60,10 @@ int main(int argc, char **argv) {
     int file = ok(mkstemp(template));
     for (int i = 0; i < 64; i++) ok(write(file, big + i * PAGE, PAGE));
     char *over = must(mmap(NULL, 64 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0));
+    // Nameless, and of no whole number of pages.
+    char odd[] = "odd-XXXXXX";
+    int nameless = ok(mkstemp(odd));
+    ok(unlink(odd)), ok(write(nameless, big, 3 * PAGE + 10));
     int down[2], up[2];
     ok(pipe(down)), ok(pipe(up));
     pid_t pid = ok(fork());
@@ -71,6 +75,9 @@ int main(int argc, char **argv) {
     for (int step = 0; step < steps; step++) {
         scratch(big, BIG, 20);
         ok(pread(file, big + next() % (BIG / PAGE) * PAGE, PAGE, next() % 64 * PAGE)); // by the kernel
+        // One page more of the same: it is the only one that changes there.
+        memset(big + 4 * MIB + step % 512 * PAGE, 0xff, PAGE);
+        ok(pwrite(nameless, &state, sizeof state, next() % (3 * PAGE)));
         switch (next() % 10) {
         case 0: ok(madvise(big + next() % (BIG / PAGE - 16) * PAGE, 16 * PAGE, MADV_DONTNEED)); break;
         case 1: // the two change places: their pages are old, and not where they were
@@ -111,6 +118,8 @@ int main(int argc, char **argv) {
         }
         uint64_t sum = sum_of(big, BIG) ^ sum_of(one, PART) << 1 ^ sum_of(two, PART) << 2 ^
                        sum_of(huge, 4 * MIB) << 3 ^ sum_of(heap, grown) << 4 ^ sum_of(over, 64 * PAGE) << 5;
+        char tail[PAGE];
+        sum ^= fnv(1, tail, ok(pread(nameless, tail, PAGE, 2 * PAGE + 100))) << 6;
         uint64_t other = 0;
         nap(20);
         ok(write(down[1], "x", 1));

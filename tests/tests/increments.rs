@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
+use ckpt_core::ErrorKind;
 use ckpt_core::image::Reader;
+use ckpt_core::merge::merge;
 use ckpt_tests::{Ended, From, Moments, Run, User, payload, undisturbed};
 
 /// A job of which little changes between checkpoints, and what it should come to.
@@ -50,8 +52,9 @@ fn must(output: Output) -> String {
 #[test]
 fn whatever_changes_is_stored() {
     let mut moments = Moments::new();
-    for user in users() {
-        let (mut run, expected) = changing(&user, &[]);
+    // What follows what depends on how many workers there are.
+    for (user, cpus) in users().zip(["0", "1"]) {
+        let (mut run, expected) = changing(&user, &["--cpus", cpus]);
         let mut step = 1;
         for round in 1..=4 {
             for _ in 0..1 + moments.below(5) {
@@ -62,7 +65,7 @@ fn whatever_changes_is_stored() {
             }
             run.kill();
             must(tool(&run, &["verify"], &run.images()));
-            run.restore(From::Directory);
+            run.restore_flagged(From::Directory, &["--cpus", cpus]);
             assert!(run.answers());
             step = run.steps();
         }
@@ -252,6 +255,28 @@ fn what_processes_share_is_stored_once() {
     // The parent's 24 MiB, of which the child has 20 as well, and some 16 of other things.
     assert!(size(&newest) < 50 << 20, "{} bytes", size(&newest));
     run.kill();
+    run.restore(From::Directory);
+    run.end().must_equal(&expected);
+}
+
+/// An image that another one needs by now is not replaced.
+#[test]
+fn what_is_built_upon_is_not_merged() {
+    let Some(user) = User::root() else { return };
+    let (mut run, expected) = changing(&user, &["--keep", "9"]);
+    for step in [3, 5, 7] {
+        assert!(run.reaches(step) && run.answers());
+        checkpoint(&run);
+    }
+    run.kill();
+    let generations = run.generations();
+    let refused = merge(&generations[1], 1, &|| true).expect_err("the third needs it");
+    assert_eq!(refused.kind(), ErrorKind::Busy);
+    assert_eq!(needs(&run), [0, 1, 2]);
+    let merged = merge(&generations[2], 1, &|| true).expect("nobody needs it");
+    assert_eq!(merged.expect("it needed others").path, generations[2]);
+    assert_eq!(needs(&run), [0, 1, 0]);
+    must(tool(&run, &["verify"], &run.images()));
     run.restore(From::Directory);
     run.end().must_equal(&expected);
 }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Ancestors, BlockId, Directory, ImageId, Needed, Reader, Whose};
 use crate::job::JobId;
 use crate::os::PAGE;
@@ -83,7 +83,14 @@ impl Base {
                 objects.entry(object).or_default().push(known);
             }
         }
-        objects.values_mut().for_each(|known| known.sort_unstable_by_key(|it| it.address));
+        for known in objects.values_mut() {
+            known.sort_unstable_by_key(|it| it.address);
+            let end = |it: &Known| it.address + u64::from(it.length);
+            if known.windows(2).any(|pair| end(&pair[0]) > pair[1].address) {
+                let what = format!("{} has pages twice", reader.path().display());
+                return Err(Error::new(ErrorKind::Damaged, what));
+            }
+        }
         Ok(Some(Self { reader, needed, processes, objects, hashes }))
     }
 
@@ -119,7 +126,7 @@ impl Base {
         let known = known.get(index)?;
         let into = u32::try_from(address - known.address).ok()?;
         let left = known.length.checked_sub(into)?;
-        let page = known.hash? + into / PAGE as u32;
+        let page = known.hash?.checked_add(into / PAGE as u32)?;
         let stored = self.hashes.get(known.image as usize - 1)?.get(page)?;
         // A page of another length, at the end of a file, is another one.
         let is_same = stored == hash

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::image::{Directory, Importance, Needed, Tag, Writer};
 use crate::job::{Job, JobId};
 use crate::snapshot::Process;
-use crate::snapshot::pages::{Located, PAGES, References};
+use crate::snapshot::pages::{Located, MOST_HASHES, PAGES, References};
 
 /// The generation that a new one of `job` may build upon. Without one it is complete by itself.
 pub(super) fn base(directory: &Directory, job: &Job, options: &Options) -> Option<Base> {
@@ -64,7 +64,8 @@ pub(super) fn write(writer: &mut Writer, found: Found, base: Option<&Base>) -> R
         writer.section(Tag::REFS, Importance::Critical, &References { blocks })?;
     }
     writer.section(PAGES, Importance::Critical, &found.pages)?;
-    if !found.hashes.is_empty() {
+    // It may be left out, and a section has its limit: no more can be built upon a job so large.
+    if (1..=MOST_HASHES).contains(&found.hashes.len()) {
         writer.section(Tag::HASH, Importance::Skippable, &found.hashes)?;
     }
     Ok(needed.len())

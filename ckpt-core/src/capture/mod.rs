@@ -198,7 +198,7 @@ fn take(
     let name = image::file_name(&job.name, job.id, generation);
     let base = increment::base(&directory, job, options);
     if options.watch && options.increments > 0 && !options.stop {
-        job.watches.begin(job.parent, options.freeze_timeout);
+        job.watches.begin(job.parent, options.freeze_timeout, &mut job.standing);
     }
     let header = image::NewHeader { job: job.id, generation };
     let mut writer = Writer::create(&options.dir, &name, &header, options.level)?;

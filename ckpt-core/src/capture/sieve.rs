@@ -52,8 +52,10 @@ pub(crate) fn refer(elsewhere: &mut Elsewhere, place: Place, run: PageRun) {
     }
 }
 
+/// Whether what begins here goes on where a run ends: a run has whole pages, but for its last.
 fn is_next(last: &PageRun, object: Object, address: u64) -> bool {
-    last.object == object && last.address + u64::from(last.length) == address
+    let is_whole = u64::from(last.length).is_multiple_of(PAGE);
+    is_whole && last.object == object && last.address + u64::from(last.length) == address
 }
 
 impl Sieve<'_> {

@@ -11,6 +11,7 @@ use super::plan::{Clean, Extent, Plan, Source};
 use super::sieve::{Elsewhere, Kept, Sieve, refer};
 use crate::error::{Error, Result};
 use crate::image::{MAX_BLOCK, Packer, Writer};
+use crate::os::PAGE;
 use crate::os::cpu::{in_parallel, workers};
 use crate::os::sched::be_nice;
 use crate::progress::{Event, Observer};
@@ -116,7 +117,8 @@ fn pieces(extents: &[Extent]) -> Vec<Vec<Extent>> {
             rest.address += length;
             rest.at += length;
             rest.length -= length;
-            room -= length;
+            // Pieces end where pages do, though a file may end within one.
+            room = room.saturating_sub(length.next_multiple_of(PAGE));
         }
     }
     pieces
@@ -237,11 +239,39 @@ pub(crate) fn read_whole(source: &Source, extent: &Extent, into: &mut [u8]) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::JobId;
+    use crate::snapshot::pages::hash;
 
     fn extent(address: u64, length: u64) -> Extent {
         let (object, at) = (Object::Memory(0), address);
         let (source, keep_zeroes, is_private) = (0, false, true);
         Extent { object, address, length, source, at, keep_zeroes, is_private }
+    }
+
+    /// Each page gets its own hash, whatever comes before it and wherever pieces end.
+    #[test]
+    fn pieces_end_where_pages_do() {
+        let file = Extent { object: Object::Content(0), ..extent(0, 10) };
+        let memory = Extent { at: 4096, ..extent(1 << 20, 3 * PIECE) };
+        let plan = [file, memory];
+        let page = |number: usize| vec![number as u8 + 1; PAGE as usize];
+        let sieve =
+            Sieve { job: JobId(3), base: None, memories: Vec::new(), hashes: true, seen: None };
+        let (mut kept, mut elsewhere) = (Kept::default(), Elsewhere::new());
+        for piece in pieces(&plan) {
+            for part in piece {
+                let first = (part.address - if part.length == 10 { 0 } else { 1 << 20 }) / PAGE;
+                let pages = part.length.div_ceil(PAGE) as usize;
+                let mut bytes: Vec<u8> =
+                    (0..pages).flat_map(|number| page(first as usize + number)).collect();
+                bytes.truncate(part.length as usize);
+                sieve.pass(&mut bytes, &part, &mut kept, &mut elsewhere);
+            }
+        }
+        let mut wanted = vec![hash(JobId(3), &page(0)[..10])];
+        wanted.extend((0..(3 * PIECE / PAGE) as usize).map(|number| hash(JobId(3), &page(number))));
+        assert!(kept.hashes == wanted, "{} of {}", kept.hashes.len(), wanted.len());
+        assert_eq!(kept.runs.len(), 2);
     }
 
     #[test]

@@ -20,11 +20,16 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 use super::base::Base;
 use super::freeze::{self, Frozen, FrozenProcess};
 use super::plan::{Clean, Into, Plan, Stretch};
+use super::refuse;
+use super::states::States;
 use super::twin::{SHARING, by_a_child};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::image::ImageId;
+use crate::kinds::call::{Interrupted, Seen, Standing};
+use crate::kinds::credentials::Credentials;
 use crate::os::changes::Watch;
 use crate::os::maps::{self, Kind, Map};
+use crate::os::mem::Memory;
 use crate::os::pagemap::Pagemap;
 use crate::os::proc;
 use crate::os::remote::Remote;
@@ -53,34 +58,33 @@ struct Watched {
 impl Watches {
     /// Puts what is new and large of the descendants of `parent` under watch. They run meanwhile, but for
     /// a moment in which those that never were watched make what that takes.
-    pub(crate) fn begin(&mut self, parent: i32, timeout: Duration) {
+    pub(crate) fn begin(&mut self, parent: i32, timeout: Duration, standing: &mut Standing) {
         if self.refused {
             return;
         }
         let mut large = proc::descendants(parent);
         large.retain(|&pid| proc::private_bytes(pid) >= LARGE);
-        self.by_pid.retain(|pid, _| large.contains(pid));
         // One that has executed another program has lost its watch.
-        self.by_pid.retain(|&pid, watched| cover(pid, &watched.watch).is_ok());
-        let new = |pid: &i32| !self.by_pid.contains_key(pid);
-        let new: Vec<i32> = large.into_iter().filter(new).collect();
-        if new.is_empty() {
+        self.by_pid.retain(|pid, watched| large.contains(pid) && watched.watch.is_alive());
+        large.retain(|pid| !self.by_pid.contains_key(pid));
+        if large.is_empty() {
             return;
         }
-        match made(parent, &new, timeout) {
-            Ok(made) => {
-                for (pid, watch) in made {
-                    if let Err(error) = cover(pid, &watch).and_then(|long| protect(pid, &long)) {
-                        tracing::debug!(pid, %error, "not watched");
-                        continue;
-                    }
+        let made = match made(parent, &large, timeout, standing) {
+            Ok(made) => made,
+            Err(error) => return tracing::debug!(%error, "nothing new is watched"),
+        };
+        for (pid, watch) in made {
+            match watch.and_then(|(watch, areas)| protect(pid, &areas).map(|()| watch)) {
+                Ok(watch) => {
                     let (watch, since) = (Arc::new(watch), ImageId::NONE);
                     self.by_pid.insert(pid, Watched { watch, since });
                 }
-            }
-            Err(error) => {
-                self.refused = true;
-                tracing::info!(%error, "what changes is found by comparing, as it cannot be watched");
+                Err(error) => {
+                    self.refused |= is_forbidden(&error);
+                    let what = "what it changes is found by comparing, as it cannot be watched";
+                    tracing::info!(pid, %error, what);
+                }
             }
         }
     }
@@ -104,15 +108,24 @@ impl Watches {
             // Whatever comes of this checkpoint, the answer of the last one is used up.
             let since = std::mem::replace(&mut watched.since, ImageId::NONE);
             let base = base.filter(|base| base.id() == since);
-            if base.and_then(|base| base.memory_of(processes[index].pid)).is_none() {
-                continue;
-            }
+            let is_known = base.and_then(|base| base.memory_of(processes[index].pid)).is_some();
             let pagemap = Pagemap::open(process.pid)?;
             let (its, others) =
                 std::mem::take(&mut plan.later).into_iter().partition(|it| it.process == index);
             plan.later = others;
             for stretch in its {
                 let (start, end) = stretch.range();
+                // Only while all stands are its bounds sure. It counts as written this time.
+                if !stretch.on_file
+                    && end - start >= LONG
+                    && !pagemap.is_watched(start).unwrap_or(true)
+                {
+                    let _ = watched.watch.cover(start, end);
+                }
+                if !is_known {
+                    plan.later.push(stretch);
+                    continue;
+                }
                 // Anonymous memory only: of files' pages more must be known.
                 let written = match stretch.on_file {
                     true => None,
@@ -204,11 +217,51 @@ fn less(ranges: &[(u64, u64)], others: &[(u64, u64)]) -> Vec<(u64, u64)> {
     left
 }
 
-/// Has these processes make what a watch takes; the job stands meanwhile.
-fn made(parent: i32, pids: &[i32], timeout: Duration) -> Result<Vec<(i32, Watch)>> {
+/// A watch, and the areas that are under it.
+type Made = (Watch, Vec<(u64, u64)>);
+
+/// Has these processes make what a watch takes, and puts their long anonymous areas under it; the job
+/// stands meanwhile. Processes that must not be asked ([`refuse::check`]) are left alone.
+fn made(
+    parent: i32,
+    pids: &[i32],
+    timeout: Duration,
+    standing: &mut Standing,
+) -> Result<Vec<(i32, Result<Made>)>> {
+    let launcher = Credentials::of(parent)?;
+    let seen = |tid: i32| Seen::look(tid, tid).map(|seen| (tid, seen));
+    let seen: HashMap<i32, Seen> = pids
+        .iter()
+        .flat_map(|&pid| proc::tasks(pid).unwrap_or_default())
+        .filter_map(seen)
+        .collect();
     let frozen = freeze::freeze(parent, timeout)?;
-    let those = frozen.processes.iter().filter(|process| pids.contains(&process.pid));
-    those.map(|process| Ok((process.pid, make(process)?))).collect()
+    let states = States::default();
+    let mut all = Vec::new();
+    for process in &frozen.processes {
+        // This freeze interrupts calls as any other does.
+        let memory = Memory::open(process.pid)?;
+        for stopped in &process.tasks {
+            let tid = stopped.tid();
+            let before = (seen.get(&tid).copied(), frozen.cut_short.get(&tid).copied());
+            let _ = Interrupted::capture(process.pid, stopped, &memory, before, standing);
+        }
+        if pids.contains(&process.pid) && refuse::check(process, &launcher, &states).is_ok() {
+            let made = make(process).and_then(|watch| {
+                let areas = cover(process.pid, &watch)?;
+                Ok((watch, areas))
+            });
+            all.push((process.pid, made));
+        }
+    }
+    standing.release();
+    Ok(all)
+}
+
+/// Whether it will not go better with any other process.
+fn is_forbidden(error: &Error) -> bool {
+    // `Os` is what "no such system call" and "no such feature" are.
+    matches!(error.kind(), ErrorKind::Permission | ErrorKind::Unsupported | ErrorKind::Os)
 }
 
 /// The userfaultfd is made by a child that shares the process' memory, and not its descriptors: whatever
@@ -232,25 +285,17 @@ fn take(pid: i32, number: i32) -> Result<OwnedFd> {
         .map_err(failed)
 }
 
-/// Watches all long anonymous areas of a process; gives those that were not watched before.
+/// Watches all long anonymous areas of a process that stands; gives those.
 fn cover(pid: i32, watch: &Watch) -> Result<Vec<(u64, u64)>> {
-    let long = |map: &Map| {
-        map.kind == Kind::Anonymous && !map.shared && map.inode == 0 && map.end - map.start >= LONG
+    let is_long = |map: &&Map| {
+        let is_anonymous = map.kind == Kind::Anonymous && !map.shared && map.inode == 0;
+        is_anonymous && map.end - map.start >= LONG
     };
-    let pagemap = Pagemap::open(pid)?;
     let mut covered = Vec::new();
-    for map in maps::read(pid)?.iter().filter(|map| long(map)) {
-        match pagemap.is_watched(map.start) {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(error) => tracing::debug!(pid, start = map.start, %error, "not looked at"),
-        }
+    for map in maps::read(pid)?.iter().filter(is_long) {
         match watch.cover(map.start, map.end) {
             Ok(()) => covered.push((map.start, map.end)),
-            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {
-                return Err(Error::os(format!("process {pid} has another address space now"), e));
-            }
-            // It is gone by now, or of a kind that cannot be watched.
+            // Of a kind that cannot be watched.
             Err(error) => tracing::debug!(pid, start = map.start, %error, "not watched"),
         }
     }

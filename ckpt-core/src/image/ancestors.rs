@@ -2,11 +2,12 @@
 //! again: they are named in its section `NEED`, by the random id that each image has, so that no other
 //! image is ever taken for one of them, whatever its name is. They lie in the same directory.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 
 use bincode::{Decode, Encode};
 
+use super::contents::is_uncut;
 use super::directory::Entry;
 use super::reader::Reader;
 use super::{Directory, ImageId, Whose};
@@ -42,8 +43,11 @@ impl Ancestors {
         let entries = dir.images()?;
         let there = ids(&entries);
         let open = |needed: &Needed| {
-            let path = there.get(&needed.id).ok_or_else(|| missing(image, needed))?;
-            let reader = Reader::open(path)?;
+            // Of several copies, one that is whole.
+            let copies = there.get(&needed.id).ok_or_else(|| missing(image, needed))?;
+            let opened: Vec<Result<Reader>> = copies.iter().map(Reader::open).collect();
+            let last = opened.into_iter().reduce(|one, other| one.or(other));
+            let reader = last.unwrap_or_else(|| Err(missing(image, needed)))?;
             if whose == Whose::Trusted {
                 reader.check_owner()?;
             }
@@ -67,16 +71,28 @@ impl Ancestors {
     }
 }
 
-/// Which image has which id, as far as headers can be read.
-fn ids(entries: &[Entry]) -> HashMap<ImageId, &Path> {
-    let known = entries.iter().filter_map(|it| Some((it.header.as_ref().ok()?.id, &*it.path)));
-    known.collect()
+/// Which files have which id, as far as headers can be read.
+fn ids(entries: &[Entry]) -> HashMap<ImageId, Vec<&Path>> {
+    let mut ids: HashMap<ImageId, Vec<&Path>> = HashMap::new();
+    for entry in entries {
+        if let Ok(header) = &entry.header {
+            ids.entry(header.id).or_default().push(&entry.path);
+        }
+    }
+    ids
 }
 
-/// Whether all that `image` needs is among these.
+/// Whether all that `image` needs is among these, and none of it was cut.
 pub(super) fn complete(image: &Reader, entries: &[Entry]) -> Result<()> {
-    let there: HashSet<ImageId> = ids(entries).into_keys().collect();
-    match image.needed()?.iter().find(|needed| !there.contains(&needed.id)) {
+    let needed = image.needed()?;
+    if needed.is_empty() {
+        return Ok(());
+    }
+    let there = ids(entries);
+    let is_there = |needed: &&Needed| {
+        there.get(&needed.id).is_some_and(|copies| copies.iter().any(|path| is_uncut(path)))
+    };
+    match needed.iter().find(|needed| !is_there(needed)) {
         Some(needed) => Err(missing(image, needed)),
         None => Ok(()),
     }
@@ -86,7 +102,7 @@ fn missing(image: &Reader, needed: &Needed) -> Error {
     let (path, Needed { id, generation }) = (image.path(), needed);
     let dir = path.parent().unwrap_or(path).display();
     let what = format!(
-        "{} needs generation {generation} (image {id}), which is not in {dir}",
+        "{} needs generation {generation} (image {id}), which is not whole in {dir}",
         path.display()
     );
     Error::new(ErrorKind::NotFound, what)

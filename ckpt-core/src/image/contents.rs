@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use bincode::Decode;
 
@@ -14,6 +15,7 @@ use super::format::{
     Trailer,
 };
 use super::reader::Summary;
+use super::temp::open_regular;
 
 /// An image without its blocks.
 #[derive(Debug)]
@@ -84,6 +86,16 @@ pub(super) fn read_header(file: &File) -> Result<Header, Flaw> {
     let mut bytes = [0; HEADER_LEN];
     file.read_exact_at(&mut bytes, 0).map_err(|source| Flaw::read("header", source))?;
     Header::decode(&bytes)
+}
+
+/// Whether a file has header and trailer of one image, whose length it has.
+pub(super) fn is_uncut(path: &Path) -> bool {
+    let looked = || {
+        let file = open_regular(None, path).ok()?;
+        let length = file.metadata().ok()?.len();
+        read_trailer(&file, read_header(&file).ok()?.id, length).ok()
+    };
+    looked().is_some()
 }
 
 fn read_trailer(file: &File, id: super::ImageId, length: u64) -> Result<Trailer, Flaw> {

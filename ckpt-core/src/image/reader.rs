@@ -167,6 +167,12 @@ impl Reader {
         locked && self.has_its_name()
     }
 
+    /// Whether [`Reader::give_up`] would say yes at this moment.
+    pub fn may_give_up(&self) -> bool {
+        let may = self.give_up();
+        may && self.file.unlock().is_ok()
+    }
+
     /// Whether nobody holds it ([`Reader::hold`]), so that it may be replaced; nobody can from then on.
     pub fn give_up(&self) -> bool {
         let locked = self.file.try_lock().is_ok();

@@ -40,9 +40,16 @@ impl Watch {
         Ok(Self(uffd))
     }
 
+    /// Whether the process still has the address space that is watched.
+    pub(crate) fn is_alive(&self) -> bool {
+        // Nothing is ever watched there; what is missing then, the area or all of it, is told.
+        let asked = request(&self.0, UFFDIO_WRITEPROTECT, &mut [0, PAGE, 0]);
+        asked.map_or_else(|e| e.raw_os_error() != Some(libc::ESRCH), |()| true)
+    }
+
     /// Watches an area that is not yet watched. Its pages count as written until
-    /// [`Pagemap::take_written`] has protected them. `ESRCH` says that the process has another address
-    /// space now, or none.
+    /// [`Pagemap::take_written`] has protected them. Its bounds must be those of the moment: a part of an
+    /// area under watch is one area with the rest no more.
     pub(crate) fn cover(&self, start: u64, end: u64) -> io::Result<()> {
         request(&self.0, UFFDIO_REGISTER, &mut [start, end - start, MODE_WP, 0])?;
         // mremap(2) ends the watch, but may leave the marks of protected pages: moved ones would pass for

@@ -83,6 +83,18 @@ pub struct Part {
     pub run: PageRun,
 }
 
+impl Located {
+    /// A run whose end is beyond all numbers.
+    fn flawed(&self) -> Option<PageRun> {
+        let is_sound = |part: &Part| {
+            let run = &part.run;
+            let end = run.address.checked_add(u64::from(run.length));
+            end.and(part.at.checked_add(run.length)).is_some()
+        };
+        self.runs.iter().find(|part| !is_sound(part)).map(|part| part.run)
+    }
+}
+
 impl Part {
     /// Its bytes; `None` if the block is shorter.
     pub(crate) fn of<'a>(&self, plain: &'a [u8]) -> Option<&'a [u8]> {
@@ -93,6 +105,9 @@ impl Part {
 
 /// The bytes of a page: XXH3, 128 bits, little-endian.
 pub(crate) type Hash = [u8; 16];
+
+/// The hashes that one section holds, at most: those of 256 GiB.
+pub(crate) const MOST_HASHES: usize = (1 << 26) - 1;
 
 /// The hash of a page, or of what a file has of its last one. Its seed is the job's, so that no bytes
 /// are known to be mistaken for others.
@@ -111,7 +126,7 @@ pub(crate) struct Hashes {
 impl Hashes {
     /// Reads those of an image; none if it has none.
     pub(crate) fn of(image: &image::Reader) -> Result<Self> {
-        let all = image.section(image::Tag::HASH)?.unwrap_or_default();
+        let all: Vec<Hash> = image.section(image::Tag::HASH)?.unwrap_or_default();
         let mut next = 0u32;
         let mut places = HashMap::new();
         for Located { block, runs, .. } in PageIndex::of(image)?.located() {
@@ -122,6 +137,10 @@ impl Hashes {
             };
             places.insert(block, runs.iter().map(of_run).collect());
         }
+        if next as usize != all.len() && !all.is_empty() {
+            let what = format!("{} has not one hash for each page", image.path().display());
+            return Err(Error::new(ErrorKind::Damaged, what));
+        }
         Ok(Self { places, all })
     }
 
@@ -130,7 +149,8 @@ impl Hashes {
         let runs = self.places.get(&block)?;
         let run = runs.partition_point(|(begin, _)| *begin <= at).checked_sub(1)?;
         let (begin, first) = *runs.get(run)?;
-        (at - begin).is_multiple_of(PAGE as u32).then(|| first + (at - begin) / PAGE as u32)
+        let into = (at - begin).is_multiple_of(PAGE as u32).then(|| (at - begin) / PAGE as u32)?;
+        first.checked_add(into)
     }
 
     /// The hash of this index.
@@ -179,6 +199,11 @@ pub(crate) fn whereabouts(image: &image::Reader) -> Result<Vec<Located>> {
     let needed = image.needed()?.len();
     let own: HashMap<BlockId, usize> =
         all.iter().enumerate().map(|(index, located)| (located.block, index)).collect();
+    if let Some(run) = all.iter().chain(&references.blocks).find_map(Located::flawed) {
+        let what =
+            format!("{} has pages at {:#x} that cannot be", image.path().display(), run.address);
+        return Err(Error::new(ErrorKind::Damaged, what));
+    }
     for located in references.blocks {
         if located.image as usize > needed {
             let what =

@@ -5,12 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use ckpt_core::capture::Options;
 use ckpt_core::image::Directory;
 use ckpt_core::job::JobId;
 use ckpt_core::merge::{self, Merged};
 use ckpt_core::{ErrorKind, Result};
+
+/// How long a checkpoint waits for the work to stop.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The work, in a thread of its own. Dropped, it is given up.
 #[derive(Debug)]
@@ -38,7 +42,17 @@ impl Merging {
 
     fn give_up(&mut self) -> Option<Merged> {
         self.given_up.store(true, Ordering::Relaxed);
-        match self.thread.take()?.join().ok()? {
+        let thread = self.thread.take()?;
+        // Near its end it may be at the disk's mercy. It is left alone then: nothing that is built upon
+        // is replaced.
+        let deadline = Instant::now() + PATIENCE;
+        while !thread.is_finished() {
+            if Instant::now() >= deadline {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        match thread.join().ok()? {
             Ok(merged) => merged,
             Err(error) if error.kind() == ErrorKind::Busy => None,
             Err(error) => {
