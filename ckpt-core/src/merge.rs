@@ -81,7 +81,7 @@ pub fn merge(path: &Path, level: i32, go_on: &dyn Fn() -> bool) -> Result<Option
         writer.section(Tag::REFS, Importance::Critical, &References { blocks: again })?;
     }
     if let Some(hashes) = hashes.filter(|it| (1..=MOST_HASHES).contains(&it.len())) {
-        writer.section(Tag::HASH, Importance::Skippable, &hashes)?;
+        writer.raw_section(Tag::HASH, Importance::Skippable, &hashes)?;
     }
     let (from, to) = (image.header().id, writer.header().id);
     if !go_on() {

@@ -83,28 +83,7 @@ pub fn restore<'a>(
         inside.runs(&job);
     }
     let path = first.parent().unwrap_or(&dir).to_string_lossy().into_owned();
-    let event = Event::Restored {
-        job: job.id.to_string(),
-        name: job.name.clone(),
-        pid,
-        generation,
-        path: path.clone(),
-        bytes: 0,
-        total_s: begun_at.elapsed().as_secs_f64(),
-    };
-    let time = words::duration(begun_at.elapsed());
-    voice.say(
-        &event,
-        format_args!("generation {generation} runs again under DMTCP: {time}, {path}"),
-    );
-    let last = Last {
-        generation,
-        at: words::unix_now(),
-        path,
-        bytes_stored: 0,
-        frozen_s: None,
-        total_s: None,
-    };
+    let last = said(voice, &job, path, begun_at);
     let begun = Begun {
         job,
         engine: Engine::Dmtcp(Box::new(driver)),
@@ -117,6 +96,27 @@ pub fn restore<'a>(
     };
     let control = Some((ownership, server));
     Ok(Supervisor::new(voice, signals, control, begun, &args.keeping, dir).run())
+}
+
+/// Says that the job runs again, from what is at `path`.
+fn said(voice: &Voice, job: &Job, path: String, begun_at: Instant) -> Last {
+    let generation = job.generation;
+    let event = Event::Restored {
+        job: job.id.to_string(),
+        name: job.name.clone(),
+        pid: job.root,
+        generation,
+        path: path.clone(),
+        bytes: 0,
+        total_s: begun_at.elapsed().as_secs_f64(),
+    };
+    let time = words::duration(begun_at.elapsed());
+    voice.say(
+        &event,
+        format_args!("generation {generation} runs again under DMTCP: {time}, {path}"),
+    );
+    let at = words::unix_now();
+    Last { generation, at, path, bytes_stored: 0, frozen_s: None, total_s: None }
 }
 
 /// The checkpoint directory of the job from now on.

@@ -4,6 +4,7 @@
 //! supervisor has lost the lock, too, and is looked for); signals are held back
 //! until the job runs, then passed on to it.
 
+use ckpt_core::image::{Header, Reader};
 use ckpt_core::job::Job;
 use ckpt_core::rebuild::{self, Rebuilt};
 use ckpt_core::{Error, ErrorKind, Result};
@@ -82,11 +83,16 @@ pub fn restore<'a>(
     contained::none_wanted(args)?;
     let (round, signals) = round.unzip();
     let inside = args.container.inside.as_deref().map(Inside::connect).transpose()?;
-    let mut part = Part { round, signals, inside };
+    let part = Part { round, signals, inside };
     let path = args.image.clone().unwrap_or_else(|| args.place.directory());
     if dmtcp::is_meant(&path) {
         return dmtcp::restore(args, &[path], voice, part);
     }
+    newest(args, with, voice, part)
+}
+
+/// Brings back what is chosen, or what takes its place if it is damaged.
+fn newest<'a>(args: &Restore, with: &With, voice: &'a Voice, mut part: Part<'a>) -> Result<u8> {
     let mut choice = Choice::of(args)?;
     let dir = choose::home(args, &choice)?;
     // The first failure is the one to report if nothing better is found.
@@ -99,8 +105,7 @@ pub fn restore<'a>(
             }
             (Err(error), _) => return Err(error),
         };
-        let header = image.header();
-        let (job, generation, created) = (header.job, header.generation, header.created);
+        let job = image.header().job;
         let mut ownership = Ownership::take(Place { dir: dir.clone(), job })?;
         if !args.force {
             twin::check(job, with.dmtcp_names)?;
@@ -110,38 +115,12 @@ pub fn restore<'a>(
             None => Signals::take(true)?,
         };
         launch::become_subreaper()?;
-        let server = Server::new(ownership.listen()?);
-        environment::write(ownership.place())?;
-
-        let options = rebuild::Options {
-            pids: args.pids.into(),
-            cut_appended: args.cut_appended,
-            force: args.force,
-            ..rebuild::Options::default()
-        };
-        let result = {
-            let relay = Relay::new(voice, "restore", &mut []);
-            rebuild::rebuild(&image, &options, &relay)
-        };
-        match result {
+        let control = (Server::new(ownership.listen()?), ownership);
+        environment::write(control.1.place())?;
+        match rebuilt(args, voice, &image) {
             Ok(rebuilt) => {
-                let from = Last {
-                    generation,
-                    at: created / 1_000_000_000,
-                    path: rebuilt.path.to_string_lossy().into_owned(),
-                    bytes_stored: images::size(&rebuilt.path),
-                    frozen_s: None,
-                    total_s: None,
-                };
-                say(voice, &rebuilt, generation);
-                let mut begun = begun(rebuilt, from, with.dmtcp_names);
-                begun.peer = joined(with, &begun.job, voice);
-                begun.round = part.round.take();
-                begun.inside = part.inside.take();
-                if let Some(inside) = &mut begun.inside {
-                    begun.job.container = Some(inside.welcome().container.clone());
-                    inside.runs(&begun.job);
-                }
+                let begun = begun(rebuilt, image.header(), with, voice, part);
+                let (server, ownership) = control;
                 let (control, keeping) = (Some((ownership, server)), &args.keeping);
                 return Ok(Supervisor::new(voice, signals, control, begun, keeping, dir).run());
             }
@@ -160,6 +139,17 @@ pub fn restore<'a>(
     }
 }
 
+fn rebuilt(args: &Restore, voice: &Voice, image: &Reader) -> Result<Rebuilt> {
+    let options = rebuild::Options {
+        pids: args.pids.into(),
+        cut_appended: args.cut_appended,
+        force: args.force,
+        ..rebuild::Options::default()
+    };
+    let relay = Relay::new(voice, "restore", &mut []);
+    rebuild::rebuild(image, &options, &relay)
+}
+
 /// Joins the coordinator. One that is not there is no reason to lose a job that runs.
 fn joined(with: &With, job: &Job, voice: &Voice) -> Option<Peer> {
     let mut joining = launch::joining(job.id, &job.name, job.generation);
@@ -171,16 +161,38 @@ fn joined(with: &With, job: &Job, voice: &Voice) -> Option<Peer> {
     Some(peer)
 }
 
-fn begun<'a>(rebuilt: Rebuilt, from: Last, dmtcp_names: bool) -> Begun<'a> {
+/// What the supervisor takes over of a job that runs again; says so.
+fn begun<'a>(
+    rebuilt: Rebuilt,
+    header: &Header,
+    with: &With,
+    voice: &Voice,
+    part: Part<'a>,
+) -> Begun<'a> {
+    say(voice, &rebuilt, header.generation);
+    let from = Last {
+        generation: header.generation,
+        at: header.created / 1_000_000_000,
+        path: rebuilt.path.to_string_lossy().into_owned(),
+        bytes_stored: images::size(&rebuilt.path),
+        frozen_s: None,
+        total_s: None,
+    };
     let root = Root::Restored {
         stand_in: rebuilt.job.parent,
         pid: rebuilt.root,
         foreground: rebuilt.foreground,
         status: rebuilt.status,
     };
-    let engine = Engine::Native;
-    let (job, from) = (rebuilt.job, Some(from));
-    Begun { job, engine, root, from, peer: None, dmtcp_names, round: None, inside: None }
+    let mut job = rebuilt.job;
+    let peer = joined(with, &job, voice);
+    let Part { round, mut inside, .. } = part;
+    if let Some(inside) = &mut inside {
+        job.container = Some(inside.welcome().container.clone());
+        inside.runs(&job);
+    }
+    let (engine, from, dmtcp_names) = (Engine::Native, Some(from), with.dmtcp_names);
+    Begun { job, engine, root, from, peer, dmtcp_names, round, inside }
 }
 
 fn say(voice: &Voice, rebuilt: &Rebuilt, generation: u64) {

@@ -66,7 +66,7 @@ pub(super) fn write(writer: &mut Writer, found: Found, base: Option<&Base>) -> R
     writer.section(PAGES, Importance::Critical, &found.pages)?;
     // It may be left out, and a section has its limit: no more can be built upon a job so large.
     if (1..=MOST_HASHES).contains(&found.hashes.len()) {
-        writer.section(Tag::HASH, Importance::Skippable, &found.hashes)?;
+        writer.raw_section(Tag::HASH, Importance::Skippable, &found.hashes)?;
     }
     Ok(needed.len())
 }

@@ -23,6 +23,8 @@ const HELD: u64 = 64 << 20;
 const LITTLE: u64 = 2 << 20;
 /// While one page is copied, a fork gets done with so many.
 const FORKED: u64 = 50;
+/// A part of memory in so many may be needed for what is noted of it.
+const HASHED: u64 = 50;
 /// What must stay free for others.
 const RESERVE: u64 = 64 << 20;
 
@@ -160,7 +162,8 @@ fn obstacle(plan: &Plan, processes: &[Process], large: &BTreeSet<usize>) -> Opti
     let pids = large.iter().map(|&index| plan.memories[index].0);
     let copied: u64 = pids.clone().map(proc::private_bytes).sum();
     let left = pids.map(headroom::left).min().unwrap_or_default();
-    if left < copied.saturating_add(RESERVE) {
+    // Each page has a hash, which is held several times.
+    if left < copied.saturating_add(copied / HASHED).saturating_add(RESERVE) {
         return Some("there is no room for a copy");
     }
     None

@@ -201,13 +201,37 @@ impl Writer {
     /// [`ErrorKind::Internal`] if there is such a section already, if the value cannot be encoded
     /// or has more than 1 GiB.
     pub fn section(&mut self, tag: Tag, importance: Importance, value: &impl Encode) -> Result<()> {
+        self.add(tag, importance, value, self.level)
+    }
+
+    /// As [`Writer::section`], for what cannot be compressed.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn raw_section(
+        &mut self,
+        tag: Tag,
+        importance: Importance,
+        value: &impl Encode,
+    ) -> Result<()> {
+        self.add(tag, importance, value, 0)
+    }
+
+    fn add(
+        &mut self,
+        tag: Tag,
+        importance: Importance,
+        value: &impl Encode,
+        level: i32,
+    ) -> Result<()> {
         self.admit(tag)?;
         let plain = codec::encode(value).map_err(|source| self.mistake(tag, source))?;
         let length = plain.len() as u64;
         if length > MAX_SECTION {
             return Err(self.mistake(tag, format!("{length} bytes are too many")));
         }
-        let (stored, zstd) = codec::squeeze(plain, self.level);
+        let (stored, zstd) = codec::squeeze(plain, level);
         let header = SectionHeader {
             tag,
             flags: SectionHeader::flags(importance, zstd),
