@@ -21,6 +21,14 @@ fn checkpoint(run: &Run) {
     run.checkpoint().unwrap_or_else(|e| panic!("status {}: {}", e.status, e.message));
 }
 
+/// One after each of these steps.
+fn checkpoints_at(run: &mut Run, steps: &[u64]) {
+    for &step in steps {
+        assert!(run.reaches(step) && run.answers());
+        checkpoint(run);
+    }
+}
+
 /// How many others each generation on disk needs, the oldest first.
 fn needs(run: &Run) -> Vec<usize> {
     let of = |path: &PathBuf| Reader::open(path).and_then(|image| image.needed());
@@ -77,10 +85,7 @@ fn whatever_changes_is_stored() {
 #[test]
 fn little_is_stored_of_little() {
     let (mut run, expected) = changing(&User::ordinary(), &["--keep", "9"]);
-    for step in [3, 5, 7] {
-        assert!(run.reaches(step) && run.answers());
-        checkpoint(&run);
-    }
+    checkpoints_at(&mut run, &[3, 5, 7]);
     assert_eq!(needs(&run), [0, 1, 2]);
     must(run.ckpt("checkpoint").arg("--full").output().expect("ckpt can be run"));
     assert_eq!(needs(&run), [0, 1, 2, 0]);
@@ -103,10 +108,7 @@ fn little_is_stored_of_little() {
 #[test]
 fn nothing_goes_that_is_needed() {
     let (mut run, expected) = changing(&User::ordinary(), &["--keep", "1"]);
-    for step in [3, 5, 7] {
-        assert!(run.reaches(step) && run.answers());
-        checkpoint(&run);
-    }
+    checkpoints_at(&mut run, &[3, 5, 7]);
     assert_eq!(needs(&run), [0, 1, 2]);
     run.kill();
     must(tool(&run, &["gc", "--keep", "1"], &run.images()));
@@ -131,10 +133,7 @@ fn nothing_goes_that_is_needed() {
 #[test]
 fn chains_stay_short() {
     let (mut run, expected) = changing(&User::ordinary(), &["--keep", "1", "--increments", "2"]);
-    for step in [3, 5, 7] {
-        assert!(run.reaches(step) && run.answers());
-        checkpoint(&run);
-    }
+    checkpoints_at(&mut run, &[3, 5, 7]);
     // By the supervisor, at its leisure.
     let merged = || needs(&run) == [0] && run.log().contains("complete by itself now");
     let mut tries = 0;
@@ -172,10 +171,7 @@ fn a_checkpoint_goes_before_a_merge() {
 fn one_that_lacks_what_it_needs_is_refused() {
     let user = User::ordinary();
     let (mut run, expected) = changing(&user, &["--keep", "9"]);
-    for step in [3, 5] {
-        assert!(run.reaches(step) && run.answers());
-        checkpoint(&run);
-    }
+    checkpoints_at(&mut run, &[3, 5]);
     must(run.ckpt("checkpoint").arg("--full").output().expect("ckpt can be run"));
     assert!(run.answers());
     checkpoint(&run);
@@ -201,10 +197,7 @@ fn one_that_lacks_what_it_needs_is_refused() {
 fn damage_in_what_is_needed_is_found() {
     let user = User::ordinary();
     let (mut run, _) = changing(&user, &["--keep", "9"]);
-    for step in [3, 5] {
-        assert!(run.reaches(step) && run.answers());
-        checkpoint(&run);
-    }
+    checkpoints_at(&mut run, &[3, 5]);
     run.kill();
     let generations = run.generations();
     let mut bytes = fs::read(&generations[0]).expect("it is ours");
@@ -227,10 +220,7 @@ fn without_a_watch_pages_are_compared() {
     let user = User::ordinary();
     let expected = undisturbed(payload, &user);
     let mut run = Run::start_flagged(payload, &user, &["--keep", "9", "--no-watch"]);
-    for step in [3, 5, 40] {
-        assert!(run.reaches(step) && run.answers());
-        checkpoint(&run);
-    }
+    checkpoints_at(&mut run, &[3, 5, 40]);
     assert_eq!(needs(&run), [0, 1, 2]);
     run.kill();
     // A restart has no watch over what it brings back.
@@ -264,10 +254,7 @@ fn what_processes_share_is_stored_once() {
 fn what_is_built_upon_is_not_merged() {
     let Some(user) = User::root() else { return };
     let (mut run, expected) = changing(&user, &["--keep", "9"]);
-    for step in [3, 5, 7] {
-        assert!(run.reaches(step) && run.answers());
-        checkpoint(&run);
-    }
+    checkpoints_at(&mut run, &[3, 5, 7]);
     run.kill();
     let generations = run.generations();
     let refused = merge(&generations[1], 1, &|| true).expect_err("the third needs it");

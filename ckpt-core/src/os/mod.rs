@@ -22,6 +22,7 @@ pub(crate) mod remote;
 pub(crate) mod sched;
 pub(crate) mod spawn;
 pub(crate) mod status;
+mod stub;
 pub(crate) mod tracee;
 pub(crate) mod vdso;
 
