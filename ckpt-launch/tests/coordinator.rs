@@ -166,6 +166,24 @@ fn killed_without_a_checkpoint() {
     led.thread.join().unwrap();
 }
 
+/// Of several that one command restores, the first may have ended before the last has joined.
+#[test]
+fn stays_for_whoever_brings_more() {
+    let led = led(Options { exit_on_last: true, ..Options::default() });
+    let held = led.address.connect().unwrap();
+    for _ in 0..2 {
+        let mut peer = led.pretender();
+        peer.channel.send(&Up::Leave).unwrap();
+        drop(peer);
+        let deadline = Instant::now() + PATIENCE;
+        while led.ask(Command::Status).processes > 0 && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+    }
+    drop(held);
+    led.thread.join().unwrap();
+}
+
 /// A generation of some of them would push out the one that all have.
 #[test]
 fn none_is_missing() {

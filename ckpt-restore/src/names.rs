@@ -92,6 +92,8 @@ fn all(images: &[PathBuf], common: &options::Common, address: &Address) -> Resul
         let what = || format!("cannot start a restorer for {}", image.display());
         command.arg(image).spawn().map_err(|e| Error::os(what(), e))
     };
+    // It ends with its last peer, and the first may be done before the last is there.
+    let _held = address.connect()?;
     let children = images.iter().map(start).collect::<Result<Vec<_>>>()?;
     let mut worst = 0;
     for mut child in children {

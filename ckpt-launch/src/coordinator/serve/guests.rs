@@ -50,6 +50,11 @@ impl Guest {
         Some(Self { channel, unknown: nonce, hung_up: false, slow: false })
     }
 
+    /// Whether it has shown who it is.
+    pub(super) fn is_known(&self) -> bool {
+        self.unknown.is_none()
+    }
+
     /// Takes what it has said.
     pub(super) fn hear(&mut self, secret: &Secret) -> Heard {
         let flushed = self.channel.flush();

@@ -35,7 +35,8 @@ pub struct Options {
     pub port: u16,
     /// Seconds between checkpoints; 0 for none.
     pub interval: u64,
-    /// End when the last peer has gone.
+    /// End when the last peer has gone, and nobody else is connected: whoever brings several peers
+    /// keeps a connection open, so that one that is soon done does not take the coordinator along.
     pub exit_on_last: bool,
     /// Kill the jobs after each checkpoint.
     pub kill_after_ckpt: bool,
@@ -208,7 +209,7 @@ impl Coordinator {
                 && self.had_peers
                 && self.joined.len() >= self.options.peers
                 && self.peers.is_empty()
-                && !self.has_output()
+                && !self.guests.values().any(Guest::is_known)
     }
 
     fn has_output(&self) -> bool {
