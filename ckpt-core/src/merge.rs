@@ -203,9 +203,7 @@ impl<'a> Gatherer<'a> {
                     }
                     None => {
                         let now = Part { at: rest.at, run };
-                        let bytes = now.of(plain).ok_or_else(|| {
-                            Error::new(ErrorKind::Damaged, "a block is shorter than its runs")
-                        })?;
+                        let bytes = now.of(plain)?;
                         taken.push((now.at, now.at + length, self.buffer.len() as u32));
                         self.buffer.extend(bytes);
                         self.waiting.add(&now, *block, known);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ckpt_core::capture;
 use ckpt_core::job::JobId;
+use ckpt_core::rebuild::Fill;
 use ckpt_core::{Error, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -193,6 +194,34 @@ impl UnderSlurm {
     }
 }
 
+/// How memory is filled while a restored job runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Lazily {
+    /// What it touches first, and the rest behind
+    Behind,
+    /// What it touches, and the rest once something needs that: a checkpoint, a fork
+    Touched,
+}
+
+impl Lazily {
+    /// The same as a word of a command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Behind => "--lazy=behind",
+            Self::Touched => "--lazy=touched",
+        }
+    }
+}
+
+impl From<Lazily> for Fill {
+    fn from(lazily: Lazily) -> Self {
+        match lazily {
+            Lazily::Behind => Self::Behind,
+            Lazily::Touched => Self::Touched,
+        }
+    }
+}
+
 /// Which engine takes the checkpoints.
 #[derive(Debug, Clone, Args, Default)]
 pub struct With {
@@ -325,6 +354,10 @@ pub struct Launch {
     /// the checkpoint
     #[arg(long, requires = "slurm", help_heading = "Slurm")]
     pub cut_appended: bool,
+    /// With --slurm, at each restart: let the job run at once, and fill its memory meanwhile
+    #[arg(long, value_name = "HOW", requires = "slurm", help_heading = "Slurm")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "behind")]
+    pub lazy: Option<Lazily>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub talk: Talk,

@@ -131,7 +131,8 @@ pub fn launch<'a>(
 
     let dmtcp_names = with.dmtcp_names;
     let root = Root::Child(pid);
-    let begun = Begun { job, engine, root, from: None, peer, dmtcp_names, round, inside };
+    let begun =
+        Begun { job, engine, root, behind: None, from: None, peer, dmtcp_names, round, inside };
     let control = Some((ownership, server));
     Ok(Supervisor::new(voice, signals, control, begun, &args.keeping, dir).run())
 }

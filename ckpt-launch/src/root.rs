@@ -124,10 +124,17 @@ impl Root {
     }
 
     /// Reaps whatever has ended among our children, orphans included; the job's end if it has come.
-    pub fn reap(&self) -> Option<End> {
+    /// If not `all`, only the stand-in: others' words are for whoever traces them.
+    pub fn reap(&self, all: bool) -> Option<End> {
         let mut ended = None;
         let mut stand_in_died = false;
-        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+        let next = || match self {
+            Self::Restored { stand_in, .. } if !all => {
+                rustix::process::waitpid(Pid::from_raw(*stand_in), WaitOptions::NOHANG)
+            }
+            _ => rustix::process::wait(WaitOptions::NOHANG),
+        };
+        while let Ok(Some((pid, status))) = next() {
             self.sort(pid, status, &mut ended, &mut stand_in_died);
         }
         ended.or_else(|| self.end_without_wait(stand_in_died))

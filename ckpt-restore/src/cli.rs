@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use ckpt_core::job::JobId;
 use ckpt_core::rebuild;
-use ckpt_launch::cli::{JoinAt, Keeping, Talk, UnderSlurm, Where, With};
+use ckpt_launch::cli::{JoinAt, Keeping, Lazily, Talk, UnderSlurm, Where, With};
 use ckpt_launch::container::flags::BackInContainer;
 use clap::{Parser, ValueEnum};
 
@@ -35,6 +35,11 @@ pub struct Restore {
     /// Cut files that the job only appended to back to their length at the checkpoint
     #[arg(long)]
     pub cut_appended: bool,
+    /// Let the job run at once, and fill its memory meanwhile. Damage in the image may be found only
+    /// then: the job is killed, and can be restored from another image
+    #[arg(long, value_name = "HOW")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "behind")]
+    pub lazy: Option<Lazily>,
     /// Restore although processes of the job seem to run still, or its groups are not had here
     #[arg(long)]
     pub force: bool,

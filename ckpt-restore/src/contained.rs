@@ -168,6 +168,7 @@ fn words(args: &Restore) -> Vec<std::ffi::OsString> {
         },
     );
     words.extend(args.cut_appended.then(|| "--cut-appended".into()));
+    words.extend(args.lazy.map(|lazily| lazily.word().into()));
     words.extend(args.force.then(|| "--force".into()));
     if let Some(image) = &args.image {
         // By its absolute name: the folder is in the container, and may not be the current one.

@@ -88,6 +88,7 @@ pub fn restore<'a>(
         job,
         engine: Engine::Dmtcp(Box::new(driver)),
         root: Root::Child(pid),
+        behind: None,
         from: Some(last),
         peer: None,
         dmtcp_names: false,
@@ -109,6 +110,7 @@ fn said(voice: &Voice, job: &Job, path: String, begun_at: Instant) -> Last {
         path: path.clone(),
         bytes: 0,
         total_s: begun_at.elapsed().as_secs_f64(),
+        bytes_later: 0,
     };
     let time = words::duration(begun_at.elapsed());
     voice.say(

@@ -67,6 +67,7 @@ fn args(options: &RestartOptions, image: Option<PathBuf>) -> Restore {
         keeping: keeping(None),
         pids: Pids::Auto,
         cut_appended: false,
+        lazy: None,
         force: false,
         engine: cli::With::default(),
         join: None,

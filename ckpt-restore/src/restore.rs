@@ -6,7 +6,7 @@
 
 use ckpt_core::image::{Header, Reader};
 use ckpt_core::job::Job;
-use ckpt_core::rebuild::{self, Rebuilt};
+use ckpt_core::rebuild::{self, Behind, Fill, Rebuilt};
 use ckpt_core::{Error, ErrorKind, Result};
 use ckpt_launch::cli::{self, JoinAt};
 use ckpt_launch::container::inside::Inside;
@@ -144,6 +144,7 @@ fn rebuilt(args: &Restore, voice: &Voice, image: &Reader) -> Result<Rebuilt> {
         pids: args.pids.into(),
         cut_appended: args.cut_appended,
         force: args.force,
+        fill: args.lazy.map_or(Fill::First, Fill::from),
         ..rebuild::Options::default()
     };
     let relay = Relay::new(voice, "restore", &mut []);
@@ -192,10 +193,12 @@ fn begun<'a>(
         inside.runs(&job);
     }
     let (engine, from, dmtcp_names) = (Engine::Native, Some(from), with.dmtcp_names);
-    Begun { job, engine, root, from, peer, dmtcp_names, round, inside }
+    let behind = rebuilt.behind;
+    Begun { job, engine, root, behind, from, peer, dmtcp_names, round, inside }
 }
 
 fn say(voice: &Voice, rebuilt: &Rebuilt, generation: u64) {
+    let later = rebuilt.behind.as_ref().map_or(0, Behind::bytes);
     let event = Event::Restored {
         job: rebuilt.job.id.to_string(),
         name: rebuilt.job.name.clone(),
@@ -204,11 +207,16 @@ fn say(voice: &Voice, rebuilt: &Rebuilt, generation: u64) {
         path: rebuilt.path.to_string_lossy().into_owned(),
         bytes: rebuilt.bytes,
         total_s: rebuilt.total.as_secs_f64(),
+        bytes_later: later,
+    };
+    let follow = match later {
+        0 => String::new(),
+        bytes => format!(", {} follow", words::bytes(bytes)),
     };
     voice.say(
         &event,
         format_args!(
-            "generation {generation} of {} runs again: {}, {}, {}, {}",
+            "generation {generation} of {} runs again: {}, {}{follow}, {}, {}",
             rebuilt.job.name,
             words::duration(rebuilt.total),
             words::bytes(rebuilt.bytes),

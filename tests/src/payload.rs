@@ -56,6 +56,7 @@ pub const ALL: &[Payload] = &[
     new("pause", Kind::C(&[])),
     new("changes", Kind::C(&[])),
     new("counted", Kind::C(&[])),
+    new("lazy", Kind::C(&[])),
     new("dmtcp_api", Kind::C(&["-fPIC"])),
 ];
 

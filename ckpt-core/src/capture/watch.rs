@@ -11,11 +11,8 @@
 //! written is only told relative to the one image that was made when it was asked last.
 
 use std::collections::HashMap;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
-
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
 use super::base::Base;
 use super::freeze::{self, Frozen, FrozenProcess};
@@ -28,11 +25,13 @@ use crate::image::ImageId;
 use crate::kinds::call::{Interrupted, Seen, Standing};
 use crate::kinds::credentials::Credentials;
 use crate::os::changes::Watch;
+use crate::os::fds::Donor;
 use crate::os::maps::{self, Kind, Map};
 use crate::os::mem::Memory;
 use crate::os::pagemap::Pagemap;
 use crate::os::proc;
 use crate::os::remote::Remote;
+use crate::os::uffd::Uffd;
 use crate::snapshot::{Life, Process};
 
 /// Processes with less private memory are read faster than watched.
@@ -270,19 +269,10 @@ fn make(process: &FrozenProcess) -> Result<Watch> {
     let uffd = by_a_child(process, SHARING, |child, memory, site| {
         let remote = Remote::over(child, memory, site)?;
         let what = "make a userfaultfd";
-        let number = remote.try_call(what, libc::SYS_userfaultfd, &[Watch::FLAGS as u64])?;
-        take(child.tid(), number as i32)
+        let number = remote.try_call(what, libc::SYS_userfaultfd, &[Uffd::FLAGS as u64])?;
+        Donor::open(child.tid())?.copy(number as i32)
     })?;
     Watch::begin(uffd).map_err(|e| Error::os("cannot set up a userfaultfd", e))
-}
-
-/// A copy of another process' descriptor.
-fn take(pid: i32, number: i32) -> Result<OwnedFd> {
-    let failed = |e: rustix::io::Errno| Error::os("cannot take over a userfaultfd", e);
-    let pid = Pid::from_raw(pid).ok_or(rustix::io::Errno::SRCH).map_err(failed)?;
-    let process = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(failed)?;
-    rustix::process::pidfd_getfd(process, number.as_raw_fd(), PidfdGetfdFlags::empty())
-        .map_err(failed)
 }
 
 /// Watches all long anonymous areas of a process that stands; gives those.

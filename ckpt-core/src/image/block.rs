@@ -154,6 +154,12 @@ pub struct Unpacker {
     plain: Vec<u8>,
 }
 
+impl std::fmt::Debug for Unpacker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unpacker").finish_non_exhaustive()
+    }
+}
+
 impl Unpacker {
     /// Makes one.
     ///

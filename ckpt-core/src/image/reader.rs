@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bincode::Decode;
 
@@ -20,12 +20,12 @@ use crate::error::{Error, Result};
 use crate::progress::{Event, Observer};
 
 /// An image whose header, trailer and sections were found to be whole. Any number of threads may
-/// read blocks from it at once.
-#[derive(Debug)]
+/// read blocks from it at once; a clone reads from the same open file.
+#[derive(Debug, Clone)]
 pub struct Reader {
     path: PathBuf,
-    file: File,
-    contents: Contents,
+    file: Arc<File>,
+    contents: Arc<Contents>,
     owner: u32,
 }
 
@@ -69,7 +69,9 @@ impl Reader {
         // Of the open file: the name may lead to another by now.
         let owner = file.metadata().map_err(|source| cannot_open(&path, source))?.uid();
         match Contents::load(&file) {
-            Ok(contents) => Ok(Self { path, file, contents, owner }),
+            Ok(contents) => {
+                Ok(Self { path, file: Arc::new(file), contents: Arc::new(contents), owner })
+            }
             Err(flaw) => Err(flaw.of(&path)),
         }
     }

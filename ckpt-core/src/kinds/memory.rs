@@ -88,6 +88,11 @@ impl AddressSpace {
         }
     }
 
+    /// The program break.
+    pub(crate) fn brk(&self) -> u64 {
+        self.fields[BRK]
+    }
+
     /// Reads everything but that and the areas, which [`Area::capture`] makes of the maps.
     pub(crate) fn capture(memory: &Memory, pid: i32, maps: &[Map]) -> Result<Self> {
         let stat = proc::stat(pid)?;

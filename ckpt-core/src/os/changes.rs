@@ -6,44 +6,32 @@
 //! with the descriptor. What the kernel offers is tried on two pages of our own.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 
 use memmap2::MmapMut;
 
 use super::PAGE;
 use super::pagemap::Pagemap;
+use super::uffd::{Mode, Uffd};
 
-/// `UFFD_USER_MODE_ONLY`: no privilege is needed for that.
-const USER_MODE_ONLY: i32 = 1;
 /// Write protection that resolves itself, and of pages that are not there yet.
 const WP_ASYNC: u64 = 1 << 15;
 const WP_UNPOPULATED: u64 = 1 << 13;
-const MODE_WP: u64 = 1 << 1;
-/// `_IOWR(0xaa, 0x3f, struct uffdio_api)`, `_IOWR(0xaa, 0, struct uffdio_register)`,
-/// `_IOWR(0xaa, 6, struct uffdio_writeprotect)`.
-const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
-const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
-const UFFDIO_WRITEPROTECT: libc::c_ulong = 0xc018_aa06;
-const API: u64 = 0xaa;
 
 /// The watch over a process' pages: a userfaultfd that it has made.
 #[derive(Debug)]
-pub(crate) struct Watch(OwnedFd);
+pub(crate) struct Watch(Uffd);
 
 impl Watch {
-    /// The flags with which the process calls userfaultfd(2).
-    pub(crate) const FLAGS: i32 = libc::O_CLOEXEC | USER_MODE_ONLY;
-
     /// Sets up what userfaultfd(2) gave.
     pub(crate) fn begin(uffd: OwnedFd) -> io::Result<Self> {
-        request(&uffd, UFFDIO_API, &mut [API, WP_ASYNC | WP_UNPOPULATED, 0])?;
-        Ok(Self(uffd))
+        Uffd::with(uffd, WP_ASYNC | WP_UNPOPULATED).map(Self)
     }
 
     /// Whether the process still has the address space that is watched.
     pub(crate) fn is_alive(&self) -> bool {
         // Nothing is ever watched there; what is missing then, the area or all of it, is told.
-        let asked = request(&self.0, UFFDIO_WRITEPROTECT, &mut [0, PAGE, 0]);
+        let asked = self.0.write_protect(0, PAGE, 0);
         asked.map_or_else(|e| e.raw_os_error() != Some(libc::ESRCH), |()| true)
     }
 
@@ -51,10 +39,10 @@ impl Watch {
     /// [`Pagemap::take_written`] has protected them. Its bounds must be those of the moment: a part of an
     /// area under watch is one area with the rest no more.
     pub(crate) fn cover(&self, start: u64, end: u64) -> io::Result<()> {
-        request(&self.0, UFFDIO_REGISTER, &mut [start, end - start, MODE_WP, 0])?;
+        self.0.register(start, end, Mode::WriteProtected)?;
         // mremap(2) ends the watch, but may leave the marks of protected pages: moved ones would pass for
         // unwritten in their new place.
-        request(&self.0, UFFDIO_WRITEPROTECT, &mut [start, end - start, 0])
+        self.0.write_protect(start, end - start, 0)
     }
 }
 
@@ -62,7 +50,7 @@ impl Watch {
 pub(crate) fn by_write_protection() -> io::Result<()> {
     // SAFETY: takes a number, and gives a descriptor that is nobody else's.
     let uffd = unsafe {
-        match libc::syscall(libc::SYS_userfaultfd, Watch::FLAGS) {
+        match libc::syscall(libc::SYS_userfaultfd, Uffd::FLAGS) {
             -1 => return Err(io::Error::last_os_error()),
             fd => OwnedFd::from_raw_fd(fd as i32),
         }
@@ -95,18 +83,6 @@ fn two_pages() -> io::Result<MmapMut> {
     Ok(pages)
 }
 
-fn request<const N: usize>(
-    fd: &OwnedFd,
-    request: libc::c_ulong,
-    words: &mut [u64; N],
-) -> io::Result<()> {
-    // SAFETY: the words are the structure of this request, live and writable.
-    match unsafe { libc::ioctl(fd.as_raw_fd(), request, words.as_mut_ptr()) } {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    }
-}
-
 fn as_expected(is: bool) -> io::Result<()> {
     if is { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)) }
 }
@@ -118,7 +94,7 @@ mod tests {
     #[test]
     fn moved_pages_count_as_written() {
         // SAFETY: as in `by_write_protection`.
-        let uffd = match unsafe { libc::syscall(libc::SYS_userfaultfd, Watch::FLAGS) } {
+        let uffd = match unsafe { libc::syscall(libc::SYS_userfaultfd, Uffd::FLAGS) } {
             -1 => return,
             // SAFETY: the descriptor is nobody else's.
             fd => unsafe { OwnedFd::from_raw_fd(fd as i32) },

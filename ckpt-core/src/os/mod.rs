@@ -2,7 +2,7 @@
 //!
 //! Everything above speaks to the kernel through these rooms: tracees and remote system calls
 //! (`ptrace`, `tracee`, `remote`), what procfs tells (`proc`, `maps`, `pagemap`, `mem`), file
-//! descriptors of other processes (`fds`), the vDSO (`vdso`) and new processes (`spawn`, `numbers`, `board`).
+//! descriptors of other processes (`fds`), page faults (`uffd`, `changes`, `thp`), the vDSO (`vdso`) and new processes (`spawn`, `numbers`, `board`).
 
 pub(crate) mod batch;
 pub(crate) mod board;
@@ -23,7 +23,9 @@ pub(crate) mod sched;
 pub(crate) mod spawn;
 pub(crate) mod status;
 mod stub;
+pub(crate) mod thp;
 pub(crate) mod tracee;
+pub(crate) mod uffd;
 pub(crate) mod vdso;
 
 /// Bytes of a page on x86_64.

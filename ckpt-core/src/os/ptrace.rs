@@ -100,6 +100,45 @@ pub(crate) fn set_registers(tid: pid_t, registers: &user_regs_struct) -> io::Res
         .map(drop)
 }
 
+/// A system call that a task is about to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Call {
+    pub(crate) number: i64,
+    pub(crate) arguments: [u64; 6],
+    /// The stack pointer.
+    pub(crate) stack: u64,
+}
+
+/// Where a task stands that has stopped for a system call (`PTRACE_GET_SYSCALL_INFO`, Linux 5.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Before a call of a 64-bit program.
+    Entry(Call),
+    /// Behind one.
+    Exit,
+    /// Before a call by another convention, or where a filter has stopped it.
+    Other,
+}
+
+pub(crate) fn place(tid: pid_t) -> io::Result<Place> {
+    const AUDIT_ARCH_X86_64: u64 = 0xc000_003e;
+    const X32: u64 = 1 << 30;
+    const PTRACE_GET_SYSCALL_INFO: c_uint = 0x420e;
+    // struct ptrace_syscall_info: op (one byte) and arch, two pointers, then number and arguments.
+    let mut words = [0u64; 11];
+    let size = number(size_of_val(&words));
+    request(PTRACE_GET_SYSCALL_INFO, tid, size, (&raw mut words).cast())?;
+    let [head, _, stack, number, a, b, c, d, e, f, _] = words;
+    Ok(match (head & 0xff, head >> 32, number & X32) {
+        (1, AUDIT_ARCH_X86_64, 0) => {
+            let arguments = [a, b, c, d, e, f];
+            Place::Entry(Call { number: number.cast_signed(), arguments, stack })
+        }
+        (2, ..) => Place::Exit,
+        _ => Place::Other,
+    })
+}
+
 /// Whether the task has its system calls turned into signals (`PR_SET_SYSCALL_USER_DISPATCH`).
 pub(crate) fn dispatches_syscalls(tid: pid_t) -> bool {
     const GET_SYSCALL_USER_DISPATCH_CONFIG: c_uint = 0x4211;

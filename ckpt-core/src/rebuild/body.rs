@@ -18,6 +18,7 @@ use crate::os::mem::Memory;
 use crate::os::ptrace::{self, Status};
 use crate::os::remote::{Scratch, Site};
 use crate::os::tracee::{Halt, Running, Stopped};
+use crate::os::uffd::Uffd;
 use crate::os::{fds, numbers, sched, spawn};
 use crate::snapshot::{Live, Process};
 
@@ -323,6 +324,23 @@ impl<'a> Body<'a> {
             spawn::kill(self.pid, libc::SIGSTOP);
         }
         Ok(())
+    }
+
+    /// A userfaultfd of the process, which is mapped and has no descriptors of its own yet.
+    pub(crate) fn userfault(&self) -> Result<Uffd> {
+        self.with(0, |hand, _| {
+            let what = "make a userfaultfd";
+            let flags = [Uffd::FLAGS as u64];
+            let fd = hand.remote.try_call(what, libc::SYS_userfaultfd, &flags)? as i32;
+            let taken = fds::Donor::open(self.pid).and_then(|donor| donor.copy(fd));
+            self.close(hand, fd)?;
+            Uffd::with(taken?, 0).map_err(|e| Error::os("cannot set up a userfaultfd", e))
+        })
+    }
+
+    /// Gives up the tasks, which whoever traces them looks after.
+    pub(crate) fn into_memory(self) -> Memory {
+        self.memory
     }
 
     /// Lets all tasks go.

@@ -4,10 +4,13 @@ mod alone;
 mod body;
 mod check;
 mod compare;
+mod faults;
 mod files;
 mod ladder;
+mod lazy;
 mod pages;
 mod skeleton;
+mod spans;
 mod turns;
 
 use std::collections::{HashMap, HashSet};
@@ -22,17 +25,21 @@ use crate::error::{Error, Result};
 use crate::image;
 use crate::job::{Container, History, Job};
 use crate::kinds::call::Standing;
-use crate::kinds::event::{Event, Watch};
+use crate::kinds::event::{self, Watch};
 use crate::kinds::file::What;
 use crate::os::numbers;
-use crate::progress::Observer;
+use crate::progress::{Event, Observer};
 use crate::snapshot::{Snapshot, sound, tree};
 
 use body::{Body, Tids};
+use faults::Faults;
 use files::OpenFiles;
 use ladder::{Grown, Numbers};
+use lazy::Lazy;
 use pages::{Pages, Places};
 use skeleton::Skeleton;
+
+pub use lazy::Behind;
 
 /// Which way the old PIDs come back (the ladder of `ARCHITECTURE.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,6 +53,18 @@ pub enum Pids {
     Namespace,
     /// Fork until the wanted number comes by.
     Cycle,
+}
+
+/// When a job's memory is filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fill {
+    /// Before the job runs.
+    #[default]
+    First,
+    /// While it runs, from [`Rebuilt::behind`]: what it touches first, and all the rest behind.
+    Behind,
+    /// While it runs, what it touches; all the rest once something needs that.
+    Touched,
 }
 
 /// How a job is brought back.
@@ -62,6 +81,8 @@ pub struct Options {
     /// Treat this kernel's vDSO as another one than the image's even if it is the same: the way
     /// that restarts under another kernel take, to try it out.
     pub patch_vdso: bool,
+    /// When the memory is filled.
+    pub fill: Fill,
 }
 
 /// A job that runs again.
@@ -81,6 +102,9 @@ pub struct Rebuilt {
     pub total: Duration,
     /// Bytes of memory and file contents put back.
     pub bytes: u64,
+    /// The rest of the memory, which comes while the job runs ([`Options::fill`]). It must be looked
+    /// after; no checkpoint can be taken before it is there.
+    pub behind: Option<Behind>,
     /// The image it came from.
     pub path: PathBuf,
 }
@@ -128,14 +152,15 @@ pub fn rebuild(
     let outer: HashMap<i32, i32> =
         skeleton.processes.iter().map(|&(i, pid)| (snapshot.processes[i].pid, pid)).collect();
     let mut bodies = executed(&snapshot, &skeleton, (socket.1, &ours), options.patch_vdso)?;
-    let bytes = furnish(&pages, &snapshot, &mut bodies, (tids, &outer), options, observer)?;
+    let (bytes, lazy) = furnish(&pages, &snapshot, &mut bodies, (tids, &outer), options, observer)?;
     if numbers == Numbers::Shared {
         numbers::go_on_after(last_number)
             .map_err(|e| Error::os("cannot use up process numbers", e))?;
     }
     let mut standing = Standing::default();
     bodies.iter().for_each(|body| body.note_calls(&mut standing));
-    bodies.into_iter().for_each(Body::release);
+    let lazy = lazy.map(|(lazy, faults)| (pages, lazy, faults));
+    let behind = released(bodies, &snapshot, lazy, options)?;
     standing.release();
 
     let launcher = &snapshot.launcher;
@@ -159,25 +184,51 @@ pub fn rebuild(
         watches: Watches::default(),
     };
     let path = image.path().to_path_buf();
-    Ok(Rebuilt { job, root, foreground, status, total: started.elapsed(), bytes, path })
+    Ok(Rebuilt { job, root, foreground, status, total: started.elapsed(), bytes, behind, path })
+}
+
+/// Lets the job run.
+fn released(
+    bodies: Vec<Body<'_>>,
+    snapshot: &Snapshot,
+    lazy: Option<(Pages, Lazy, Faults)>,
+    options: &Options,
+) -> Result<Option<Behind>> {
+    let Some(lazy) = lazy else {
+        bodies.into_iter().for_each(Body::release);
+        return Ok(None);
+    };
+    let index = |body: &Body<'_>| {
+        snapshot.processes.iter().position(|process| process.pid == body.process.pid)
+    };
+    let bodies = bodies.into_iter().filter_map(|body| Some((index(&body)? as u32, body)));
+    Behind::begin(lazy, bodies.collect(), options).map(Some)
 }
 
 /// Fills the empty processes with all that they had, until each stands where it stood; gives the
-/// bytes of memory and files.
+/// bytes of memory and files, and what memory is to come later.
 fn furnish(
-    pages: &Pages<'_>,
+    pages: &Pages,
     snapshot: &Snapshot,
     bodies: &mut [Body<'_>],
     (tids, outer): (Tids, &HashMap<i32, i32>),
     options: &Options,
     observer: &dyn Observer,
-) -> Result<u64> {
+) -> Result<(u64, Option<(Lazy, Faults)>)> {
     let mut files = OpenFiles::for_memory(snapshot)?;
     for body in bodies.iter() {
         body.map(&files).map_err(|e| e.whose(body.process))?;
     }
     let workers = options.workers;
-    let bytes = pages.fill(&places(snapshot, bodies, &files)?, workers, observer)?;
+    let lazily = options.fill != Fill::First;
+    let faults = faults(snapshot, bodies, pages, lazily, observer);
+    let chosen = || Lazy::choose(snapshot, bodies, &pages.located, &faults);
+    let lazy = lazily.then(chosen).flatten();
+    let into = places(snapshot, bodies, &files, &faults)?;
+    let later = |index: usize| lazy.as_ref().is_some_and(|lazy| lazy.has(index));
+    let bytes = pages.fill(&later, &into, workers, observer)?;
+    drop(into);
+    let lazy = lazy.map(|lazy| lazy.prepare(&faults).map(|()| (lazy, faults))).transpose()?;
     files.open(&|pid| outer.get(&pid).copied())?;
     for body in bodies.iter_mut() {
         let opened = body.open(&files);
@@ -200,7 +251,8 @@ fn furnish(
     if options.cut_appended {
         files.cut_appended()?;
     }
-    let places = places(snapshot, bodies, &files)?;
+    let none = Faults::default();
+    let places = places(snapshot, bodies, &files, &none)?;
     pages.fill_files(&places, workers, observer)?;
     drop(places);
     // Nothing of ours may stay open in between: a reader that waits for the end of a pipe would
@@ -212,7 +264,25 @@ fn furnish(
     for body in bodies.iter() {
         body.poise().map_err(|e| e.whose(body.process))?;
     }
-    Ok(bytes)
+    Ok((bytes, lazy))
+}
+
+/// The memory that is not written, but brought. Where that cannot be had, it is written.
+fn faults(
+    snapshot: &Snapshot,
+    bodies: &[Body<'_>],
+    pages: &Pages,
+    lazily: bool,
+    observer: &dyn Observer,
+) -> Faults {
+    Faults::of(snapshot, bodies, &pages.located, lazily).unwrap_or_else(|error| {
+        if lazily {
+            let what = format!("not lazily: {error}; all memory is filled first");
+            observer.event(Event::Warning(what));
+        }
+        tracing::info!(%error, "memory is written");
+        Faults::default()
+    })
 }
 
 /// What is known of the last number handed out where that was not written down.
@@ -264,16 +334,17 @@ fn places<'a>(
     snapshot: &Snapshot,
     bodies: &'a [Body<'a>],
     files: &OpenFiles<'a>,
+    faults: &'a Faults,
 ) -> Result<Places<'a>> {
     let of = |pid: i32| bodies.iter().find(|body| body.process.pid == pid);
     let bodies = snapshot.processes.iter().map(|process| of(process.pid)).collect();
-    Ok(Places { bodies, contents: files.contents()?, mapped: files.mapped()? })
+    Ok(Places { bodies, faults, contents: files.contents()?, mapped: files.mapped()? })
 }
 
 /// Fills the epoll sets, with the disarmed entries or the others.
 fn watch(snapshot: &Snapshot, bodies: &[Body<'_>], disarmed: bool) -> Result<()> {
     for (index, file) in snapshot.files.iter().enumerate() {
-        let What::Event(Event::Poll(watches)) = &file.what else { continue };
+        let What::Event(event::Event::Poll(watches)) = &file.what else { continue };
         for body in bodies {
             let of_body = |watch: &&Watch| watch.process == body.process.pid;
             let due = watches.iter().filter(of_body).filter(|w| w.is_disarmed() == disarmed);

@@ -8,11 +8,13 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::body::Body;
+use super::faults::Faults;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Ancestors, Reader, Unpacker, Whose};
 use crate::kinds::memory::Backing;
 use crate::os::PAGE;
 use crate::os::cpu::{in_parallel, workers};
+use crate::os::mem::Memory;
 use crate::progress::{Event, Observer};
 use crate::snapshot::Mapped;
 use crate::snapshot::pages::{Located, Object, Part, whereabouts};
@@ -21,34 +23,40 @@ use crate::snapshot::pages::{Located, Object, Part, whereabouts};
 pub(crate) struct Places<'a> {
     /// The body of each of the snapshot's processes, where it lives.
     pub(crate) bodies: Vec<Option<&'a Body<'a>>>,
+    /// Memory that is not written, but brought.
+    pub(crate) faults: &'a Faults,
     pub(crate) contents: Vec<File>,
     /// The named files that are mapped.
     pub(crate) mapped: Vec<(&'a Mapped, File)>,
 }
 
 /// Where all pages of an image are, and the images that have them.
-pub(crate) struct Pages<'a> {
-    image: &'a Reader,
+#[derive(Debug)]
+pub(crate) struct Pages {
+    image: Reader,
     ancestors: Ancestors,
-    located: Vec<Located>,
+    pub(crate) located: Vec<Located>,
 }
 
-impl<'a> Pages<'a> {
+impl Pages {
     /// Opens the images that `image` needs.
-    pub(crate) fn open(image: &'a Reader) -> Result<Self> {
+    pub(crate) fn open(image: &Reader) -> Result<Self> {
         let ancestors = Ancestors::of(image, Whose::Trusted)?;
-        Ok(Self { image, ancestors, located: whereabouts(image)? })
+        Ok(Self { image: image.clone(), ancestors, located: whereabouts(image)? })
     }
 
-    /// Writes all pages but those of the user's own files, and makes sure that all can be read;
-    /// returns how many bytes there are.
+    /// Writes the pages of all blocks but those `left_out`, and none of the user's own files; makes sure
+    /// that those blocks can be read. Returns how many bytes there are.
     pub(crate) fn fill(
         &self,
+        left_out: &dyn Fn(usize) -> bool,
         places: &Places<'_>,
         wanted: usize,
         observer: &dyn Observer,
     ) -> Result<u64> {
-        let blocks: Vec<&Located> = self.located.iter().collect();
+        let all = self.located.iter().enumerate();
+        let blocks: Vec<&Located> =
+            all.filter(|(index, _)| !left_out(*index)).map(|(_, block)| block).collect();
         let put = |block: &Located, bytes: &[u8]| places.put(block, bytes, false);
         self.decode(&blocks, wanted, observer, &put)
     }
@@ -77,6 +85,12 @@ impl<'a> Pages<'a> {
         self.decode(&blocks, wanted, observer, &put).map(drop)
     }
 
+    /// The bytes of a block.
+    pub(crate) fn read<'a>(&self, block: &Located, unpacker: &'a mut Unpacker) -> Result<&'a [u8]> {
+        let image = self.ancestors.get(block.image, &self.image).ok_or_else(stray)?;
+        image.read_block(block.block, unpacker)
+    }
+
     /// Hands each block's bytes to `put`.
     fn decode(
         &self,
@@ -85,8 +99,7 @@ impl<'a> Pages<'a> {
         observer: &dyn Observer,
         put: &(dyn Fn(&Located, &[u8]) -> Result<()> + Sync),
     ) -> Result<u64> {
-        let length = |block: &Located| block.runs.iter().map(|it| u64::from(it.run.length)).sum();
-        let total = blocks.iter().map(|block| -> u64 { length(block) }).sum();
+        let total = blocks.iter().map(|block| block.bytes()).sum();
         let next = AtomicUsize::new(0);
         let done = AtomicU64::new(0);
         let stop = AtomicBool::new(false);
@@ -96,13 +109,12 @@ impl<'a> Pages<'a> {
                 if stop.load(Ordering::Relaxed) {
                     break;
                 }
-                let image = self.ancestors.get(block.image, self.image).ok_or_else(stray);
-                let read = image.and_then(|image| image.read_block(block.block, &mut unpacker));
+                let read = self.read(block, &mut unpacker);
                 if let Err(error) = read.and_then(|bytes| put(block, bytes)) {
                     stop.store(true, Ordering::Relaxed);
                     return Err(error);
                 }
-                let length: u64 = length(block);
+                let length = block.bytes();
                 let done = done.fetch_add(length, Ordering::Relaxed) + length;
                 observer.event(Event::Bytes { done, total });
             }
@@ -145,20 +157,25 @@ impl Places<'_> {
         Ok(())
     }
 
+    /// Brings what may be brought, and writes the rest.
+    fn write(&self, process: u32, memory: &Memory, at: u64, bytes: &[u8]) -> Result<()> {
+        let rest = self.faults.bring(process, at, bytes);
+        let rest = rest.map_err(|e| Error::os("cannot fill memory", e))?;
+        rest.into_iter().try_for_each(|(at, bytes)| memory.write_all(at, bytes))
+    }
+
     /// Writes what of a block goes `to_files` of the user's own, or what does not.
     fn put(&self, block: &Located, bytes: &[u8], to_files: bool) -> Result<()> {
         for part in &block.runs {
             let run = part.run;
-            let Some(now) = part.of(bytes) else {
-                return Err(Error::new(ErrorKind::Damaged, "a block is shorter than its runs"));
-            };
+            let now = part.of(bytes)?;
             match run.object {
                 Object::Memory(process) => {
                     let body = self.bodies.get(process as usize).copied().flatten();
                     let memory = &body.ok_or_else(stray)?.memory;
                     for (at, part, file) in split(run.address, now, self.files_of(process)) {
                         match file {
-                            None if !to_files => memory.write_all(at, part)?,
+                            None if !to_files => self.write(process, memory, at, part)?,
                             Some(file) if to_files => self.write_changed(file, part)?,
                             _ => {}
                         }

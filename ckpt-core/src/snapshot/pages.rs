@@ -84,6 +84,11 @@ pub struct Part {
 }
 
 impl Located {
+    /// Bytes of all its parts.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.runs.iter().map(|part| u64::from(part.run.length)).sum()
+    }
+
     /// A run whose end is beyond all numbers.
     fn flawed(&self) -> Option<PageRun> {
         let is_sound = |part: &Part| {
@@ -96,10 +101,15 @@ impl Located {
 }
 
 impl Part {
-    /// Its bytes; `None` if the block is shorter.
-    pub(crate) fn of<'a>(&self, plain: &'a [u8]) -> Option<&'a [u8]> {
-        let end = self.at.checked_add(self.run.length)?;
-        plain.get(self.at as usize..end as usize)
+    /// Its bytes.
+    ///
+    /// # Errors
+    ///
+    /// The block is shorter.
+    pub(crate) fn of<'a>(&self, plain: &'a [u8]) -> Result<&'a [u8]> {
+        let end = self.at.checked_add(self.run.length);
+        let bytes = end.and_then(|end| plain.get(self.at as usize..end as usize));
+        bytes.ok_or_else(|| Error::new(ErrorKind::Damaged, "a block is shorter than its runs"))
     }
 }
 
@@ -230,8 +240,8 @@ mod tests {
         let located: Vec<Located> = PageIndex { blocks }.located().collect();
         let places: Vec<u32> = located[0].runs.iter().map(|part| part.at).collect();
         assert_eq!((located[0].block, places), (BlockId(3), vec![0, 4096]));
-        assert_eq!(located[0].runs[1].of(&[7; 5000]), Some(&[7u8; 10][..]));
-        assert_eq!(located[0].runs[1].of(&[7; 4100]), None);
+        assert_eq!(located[0].runs[1].of(&[7; 5000]).unwrap(), &[7u8; 10]);
+        assert!(located[0].runs[1].of(&[7; 4100]).is_err());
     }
 
     #[test]

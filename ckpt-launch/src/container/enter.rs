@@ -193,6 +193,7 @@ pub fn supervise<'a>(
         job,
         engine: Engine::Contained(Box::new(outside)),
         root: Root::Child(pid),
+        behind: None,
         from: None,
         peer,
         dmtcp_names: false,

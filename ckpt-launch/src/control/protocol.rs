@@ -61,7 +61,12 @@ pub enum Event {
         path: String,
         bytes: u64,
         total_s: f64,
+        /// Bytes of memory that come while it runs.
+        #[serde(default)]
+        bytes_later: u64,
     },
+    /// All of the memory of a job that was brought back lazily is there.
+    Filled { bytes: u64, total_s: f64 },
     /// The job ended; `code` is the exit status.
     Ended { code: u8, signal: Option<i32> },
     /// All tasks are stopped.

@@ -56,6 +56,7 @@ fn launch(options: &LaunchOptions) -> u8 {
         container: InContainer::default(),
         slurm: UnderSlurm::default(),
         cut_appended: false,
+        lazy: None,
         talk: talk(common.quiet),
         command: options.command.clone(),
     };

@@ -14,7 +14,7 @@ use super::requeue::{self, Next};
 use super::round::{Round, Start, ask_first};
 use super::scontrol::Scontrol;
 use super::together::{self, Meeting};
-use crate::cli::{Launch, UnderSlurm};
+use crate::cli::{Launch, Lazily, UnderSlurm};
 use crate::control::protocol::Event;
 use crate::launch::{self, Failure, With, checkpoint_directory, ordinary};
 use crate::root::End;
@@ -121,6 +121,7 @@ fn restore(args: &Launch, dir: &Path, meeting: Option<&Meeting>) -> Error {
     let mut command = Command::new(&program);
     command.args(args.slurm.words()).args(args.keeping.words()).args(args.talk.words());
     command.args(args.cut_appended.then_some("--cut-appended"));
+    command.args(args.lazy.map(Lazily::word));
     command.arg("--ckptdir").arg(dir);
     if let Some(dir) = &args.engine.dmtcp {
         command.arg("--dmtcp").arg(dir);

@@ -60,6 +60,7 @@ impl Supervisor<'_> {
         gate: &dyn Gate,
         replies: &mut [Reply],
     ) -> Result<capture::Report> {
+        self.all_is_there()?;
         if let Some(merged) = self.merging.take().and_then(Merging::end) {
             self.job.merged(&merged);
         }

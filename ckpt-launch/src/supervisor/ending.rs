@@ -14,6 +14,8 @@ use crate::tree;
 impl Supervisor<'_> {
     pub(super) fn status(&self) -> Status {
         let state = match tree::stat(self.root.pid()).map(|stat| stat.state) {
+            // Before each of its system calls it stands for a moment.
+            Some(b't') if self.behind.is_some() => "running",
             Some(b'T' | b't') => "stopped",
             Some(b'Z' | b'X') | None => "ended",
             Some(_) => "running",

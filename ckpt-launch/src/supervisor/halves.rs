@@ -29,7 +29,7 @@ impl Supervisor<'_> {
 
     /// The job's end, if it has come.
     pub(super) fn reap(&mut self) -> Option<End> {
-        let end = self.root.reap();
+        let end = self.root.reap(self.behind.is_none());
         match self.engine.outside() {
             Some(outside) => outside.settle(end),
             None => end,
@@ -40,7 +40,10 @@ impl Supervisor<'_> {
     pub(super) fn kill_all(&mut self) -> (usize, End) {
         match self.engine.outside() {
             Some(outside) => (1, outside.kill()),
-            None => self.root.kill_all(),
+            None => {
+                self.behind = None;
+                self.root.kill_all()
+            }
         }
     }
 
@@ -148,7 +151,7 @@ impl Supervisor<'_> {
         self.inside = Some(inside);
         let ends = stop && taken.is_ok_and(|report| report.alone.is_none());
         ends.then(|| {
-            self.root.kill_all();
+            self.kill_all();
             End::Stopped(Stop::Checkpointed)
         })
     }
@@ -158,7 +161,7 @@ impl Supervisor<'_> {
         let inside = self.inside.take_if(|inside| !inside.line().is_open())?;
         self.voice.warn("the launcher outside of the container is gone");
         if inside.welcome().ends_with_us {
-            self.root.kill_all();
+            self.kill_all();
             return Some(End::Stopped(Stop::Killed));
         }
         self.schedule(Instant::now());

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! signalfd ───────▶ pass on, reap ─┐
+//! memory behind ──▶ looked after ──┤                      (jobs that were restored lazily)
 //! control socket ─▶ requests ──────┼─▶ checkpoint (blocks), status, kill
 //! coordinator ────▶ its orders ────┤
 //! the other half ─▶ its words ─────┤                      (jobs in containers)
@@ -12,6 +13,7 @@
 //! A checkpoint does its own waiting for the job's processes on this thread, so nothing else may
 //! happen meanwhile: what arrives is acted upon right after.
 
+mod behind;
 mod checkpoints;
 mod ending;
 mod halves;
@@ -24,6 +26,7 @@ use std::time::Instant;
 
 use ckpt_core::capture;
 use ckpt_core::job::Job;
+use ckpt_core::rebuild::Behind;
 use ckpt_core::{Error, Result};
 use rustix::event::{PollFd, PollFlags};
 use rustix::time::Timespec;
@@ -53,6 +56,9 @@ pub struct Supervisor<'a> {
     /// Outside of a container there is none: the half inside has it.
     control: Option<(Ownership, Server)>,
     root: Root,
+    behind: Option<Behind>,
+    /// Why the job cannot have its memory.
+    broken: Option<Error>,
     engine: Engine,
     job: Job,
     options: capture::Options,
@@ -88,6 +94,8 @@ pub struct Begun<'a> {
     pub engine: Engine,
     /// Its first process.
     pub root: Root,
+    /// The memory that it still lacks.
+    pub behind: Option<Behind>,
     /// The image it was restored from.
     pub from: Option<Last>,
     /// The coordinator that it has joined.
@@ -118,6 +126,8 @@ impl<'a> Supervisor<'a> {
             signals,
             control,
             root: begun.root,
+            behind: begun.behind,
+            broken: None,
             engine: begun.engine,
             job: begun.job,
             options: keeping.options(&dir),
@@ -144,6 +154,9 @@ impl<'a> Supervisor<'a> {
         let end = loop {
             while let Some(signal) = self.signals.next() {
                 self.signal(signal);
+            }
+            if let Some(end) = self.filled() {
+                break end;
             }
             if let Some(end) = self.reap() {
                 break end;
@@ -201,7 +214,8 @@ impl<'a> Supervisor<'a> {
             Engine::Contained(outside) => outside.poll_fd(),
             _ => None,
         };
-        let others = served.chain(inside).chain(outside);
+        let behind = self.behind.as_ref().and_then(Behind::poll_fd);
+        let others = served.chain(inside).chain(outside).chain(behind);
         fds.extend(others.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
