@@ -17,8 +17,9 @@ one after the other.
 - *durable*: until all is on disk, and synced.
 - *2nd*: another checkpoint, when the payload has changed one page in a hundred, all over its memory (the
   programs: whatever they change). In brackets: measured by the row's own first checkpoint.
-- *restart*: until the payload's next tick, with the image in the page cache; *from disk*: without.
-- Elsewhere brackets are ratios to the table's first row that has the figure (*from disk*: to *restart*).
+- *restart*: until the payload's next tick, with the image in the page cache; *from disk*: without; *lazily*: from disk,
+  before its memory is there (`--lazy`).
+- Elsewhere brackets are ratios to the table's first row that has the figure (*from disk* and *lazily*: to *restart*).
 
 ";
 

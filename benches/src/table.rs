@@ -45,9 +45,10 @@ pub fn rivals(rows: &[Figures]) -> String {
             cell(bytes, row.bytes, size),
             cell(row.warm, first(|it| it.warm), seconds),
             cell(row.cold, first(|it| it.warm), seconds),
+            cell(row.lazy, first(|it| it.warm), seconds),
         ]
     });
-    let lines: Vec<[String; 9]> = lines.collect();
+    let lines: Vec<[String; 10]> = lines.collect();
     table(
         [
             "",
@@ -59,6 +60,7 @@ pub fn rivals(rows: &[Figures]) -> String {
             "bytes",
             "restart",
             "from disk",
+            "lazily",
         ],
         &lines,
     )

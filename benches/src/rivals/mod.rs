@@ -40,6 +40,8 @@ pub struct Figures {
     pub warm: Option<f64>,
     /// The same with the image on disk only.
     pub cold: Option<f64>,
+    /// The same before its memory is there.
+    pub lazy: Option<f64>,
 }
 
 /// A way to take checkpoints, as [`measure`] uses it.
@@ -80,6 +82,14 @@ pub trait Rival {
     ///
     /// When there is none.
     fn restart(&mut self) -> Result<Vec<String>>;
+    /// The same without waiting for the memory, for those who can.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::restart`].
+    fn restart_lazily(&mut self) -> Result<Option<Vec<String>>> {
+        Ok(None)
+    }
     /// Ends a job that was restarted.
     ///
     /// # Errors
@@ -122,8 +132,17 @@ pub fn measure(rival: &mut dyn Rival, payload: &Payload<'_>) -> Result<Figures> 
             rival.end_again(live)?;
         }
     }
-    let (warm, cold) = (median(warm), median(cold));
-    Ok(Figures { name: rival.name(), stopped, durable, bytes, second, warm, cold })
+    let mut lazy = Vec::new();
+    for _ in 0..rival.rounds() {
+        cache(&rival.generations()?.concat(), false)?;
+        if let Some(words) = rival.restart_lazily()? {
+            let (live, seconds) = payload.restart(&words, end)?;
+            lazy.push(seconds);
+            rival.end_again(live)?;
+        }
+    }
+    let [warm, cold, lazy] = [warm, cold, lazy].map(median);
+    Ok(Figures { name: rival.name(), stopped, durable, bytes, second, warm, cold, lazy })
 }
 
 /// Everybody's figures for one payload; and why some have none.

@@ -92,4 +92,11 @@ impl Rival for Ours<'_> {
         let images = self.images.display().to_string();
         Ok(vec![self.payload.place.tool("ckpt-restore"), "-q".into(), images])
     }
+
+    fn restart_lazily(&mut self) -> Result<Option<Vec<String>>> {
+        let mut words = self.restart()?;
+        words.insert(1, "--lazy".into());
+        // Who says a line now and then may say the next one too late to tell.
+        Ok(self.payload.ticks().then_some(words))
+    }
 }
