@@ -7,13 +7,15 @@
 #include <signal.h>
 #include <spawn.h>
 #include <stdatomic.h>
+#include <sys/epoll.h>
+#include <sys/sem.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 
 enum { PAGE = 4096, MIB = 1 << 20, BIG = 24 * MIB, PART = 4 * MIB };
 
 static char *big, *part, *other, *heap, path[4096];
-static int pipes[2], file;
+static int pipes[2], file, events;
 static pthread_t helper;
 static long helped[2];
 static atomic_int is_helped;
@@ -129,6 +131,22 @@ static void *until_read(void *nothing) {
     return nothing ? nothing : stay();
 }
 
+static void *until_event(void *nothing) {
+    struct epoll_event event = {0};
+    meeting->waits = 1;
+    helped[0] = epoll_wait(events, &event, 1, -1);
+    helped[1] = event.events;
+    return nothing ? nothing : stay();
+}
+
+static void *until_signal(void *nothing) {
+    sigset_t set;
+    sigemptyset(&set), sigaddset(&set, SIGUSR2);
+    meeting->waits = 1;
+    helped[0] = sigwaitinfo(&set, NULL);
+    return nothing ? nothing : stay();
+}
+
 static void signalled(void) {
     pthread_mutex_lock(&meeting->mutex);
     meeting->is_due = 1;
@@ -143,6 +161,23 @@ static void written_to(void) {
     while (!is_helped) nap(1);
     say("%ld %ld", helped[0], helped[1]);
     sum("read", part + 2 * MIB - PAGE, 2 * PAGE);
+}
+
+// Calls that a tracer's stop would cut short go on when all is there, and begin when they were held.
+static void uncut(void) {
+    check("mprotect", mprotect(part, PART, PROT_READ), 0);
+    while (!exists("go")) nap(1);
+    check("not yet", is_helped, 0);
+    kill(getpid(), SIGUSR2);
+    written_to();
+}
+
+static void held(void) {
+    struct epoll_event event;
+    struct timespec soon = {0, 30000000};
+    check("epoll_pwait2", syscall(SYS_epoll_pwait2, events, &event, 1, &soon, NULL, 8), 0);
+    struct sembuf none = {0, 0, IPC_NOWAIT};
+    check("semop", syscall(SYS_semtimedop, -1, &none, 1, &soon) < 0 && errno != EINTR, 1);
 }
 
 // --- What takes all of the memory along.
@@ -225,6 +260,34 @@ static void interrupted(void) {
     sum("stack", other + MIB, 64 << 10 >> 4);
 }
 
+// --- Others than the first process.
+
+// Outlives its parent.
+static void heir(void) {
+    pid_t parent = getppid();
+    uint64_t before = fnv(1, big, BIG);
+    say("ready");
+    while (getppid() == parent) nap(1);
+    check("heir", fnv(1, big, BIG) == before, 1);
+    exit(0);
+}
+
+// Copies its memory to a file for ever; what is copied is marked.
+static void spill(void) {
+    char name[4200];
+    snprintf(name, sizeof name, "%s.spill", path);
+    int fd = ok(open(name, O_CREAT | O_RDWR | O_TRUNC, 0600));
+    ok(ftruncate(fd, BIG + 2 * PAGE));
+    char *to = must(mmap(NULL, BIG + 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+    say("ready");
+    while (!exists("act")) nap(1);
+    for (int page = 0; page < BIG / PAGE; page++) {
+        memcpy(to + (page + 2) * PAGE, big + page * PAGE, PAGE);
+        atomic_store((_Atomic char *)(to + page), 1);
+    }
+    for (;;) pause();
+}
+
 static void executed(void) {
     char *words[] = {"sh", "-c", strcpy(part, "echo executed >>\"$0\""), path, NULL};
     execvp("sh", words);
@@ -243,7 +306,8 @@ static const struct act {
     {"threaded", threaded, 0},     {"moved", moved, 0},
     {"dropped", dropped, 0},       {"protected", protected, 0},
     {"peeked", peeked, 0},         {"interrupted", interrupted, 0},
-    {"executed", executed, 0},
+    {"executed", executed, 0},     {"heard", uncut, until_event},
+    {"awaited", uncut, until_signal}, {"held", held, 0},
 };
 
 int main(int argc, char **argv) {
@@ -255,6 +319,11 @@ int main(int argc, char **argv) {
     char name[] = "late-XXXXXX";
     file = ok(mkstemp(name));
     unlink(name), ok(pipe(pipes));
+    events = ok(epoll_create1(0));
+    struct epoll_event wanted = {.events = EPOLLIN};
+    ok(epoll_ctl(events, EPOLL_CTL_ADD, pipes[0], &wanted));
+    sigset_t set;
+    sigemptyset(&set), sigaddset(&set, SIGUSR2), sigprocmask(SIG_BLOCK, &set, NULL);
     stack_t stack = {.ss_sp = other + MIB, .ss_size = 64 << 10};
     struct sigaction action = {.sa_handler = handler, .sa_flags = SA_ONSTACK};
     sigaltstack(&stack, NULL), sigaction(SIGUSR1, &action, NULL);
@@ -265,6 +334,12 @@ int main(int argc, char **argv) {
     meeting->polled[1] = (struct pollfd){pipes[0], POLLIN, 0};
 
     const char *with = getenv("WITH");
+    if (with && !strcmp(with, "spill")) spill();
+    if (with && !strcmp(with, "heir")) {
+        if (ok(fork()) == 0) heir();
+        while (!exists("act")) nap(1);
+        return 4;
+    }
     const struct act *act = acts;
     while (strcmp(act->name, with ? with : "touch")) act++;
     if (act->helper) pthread_create(&helper, NULL, act->helper, NULL);

@@ -57,6 +57,7 @@ pub const ALL: &[Payload] = &[
     new("changes", Kind::C(&[])),
     new("counted", Kind::C(&[])),
     new("lazy", Kind::C(&[])),
+    new("critical", Kind::C(&[])),
     new("dmtcp_api", Kind::C(&["-fPIC"])),
 ];
 

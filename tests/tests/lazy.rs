@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use ckpt_tests::{Ended, From, Moments, Run, User, payload, undisturbed};
+use nix::sys::signal::Signal;
 
 /// What the payload does, and whether that can be done before all is there.
-const ACTS: [(&str, bool); 17] = [
+const ACTS: [(&str, bool); 20] = [
     ("touch", true),
     ("transfer", true),
     ("vectors", true),
@@ -25,10 +26,13 @@ const ACTS: [(&str, bool); 17] = [
     ("peeked", false),
     ("interrupted", false),
     ("executed", false),
+    ("heard", false),
+    ("awaited", false),
+    ("held", false),
 ];
 
-const WITH: [[(&str, &str); 1]; 17] = {
-    let mut all = [[("WITH", "")]; 17];
+const WITH: [[(&str, &str); 1]; 20] = {
+    let mut all = [[("WITH", "")]; 20];
     let mut at = 0;
     while at < all.len() {
         all[at][0].1 = ACTS[at].0;
@@ -84,6 +88,8 @@ fn whatever_is_done_is_done_right() {
             if is_lean {
                 assert!(run.says("acted"), "{}", run.log());
                 assert!(!run.log().contains("is there"), "{}", run.log());
+            } else {
+                until("all of it", || run.log().contains("all of lazy is there"));
             }
             permit(&run, "go");
             run.end().must_equal(&expected);
@@ -192,12 +198,110 @@ fn it_can_be_ended() {
 
         run.restore_flagged(From::Directory, &["--lazy=touched"]);
         assert!(run.answers());
-        nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(run.supervisor()),
-            nix::sys::signal::Signal::SIGTERM,
-        )
-        .expect("it is our child");
+        kill_process(run.supervisor(), Signal::SIGTERM);
         assert_eq!(run.end().status, 143);
         until("the end of the job", || run.is_gone());
     }
+}
+
+/// The kernel closes the files of a dead restorer before it kills what that traced.
+#[test]
+fn nor_does_it_go_on_with_zeros() {
+    const PAGE: usize = 4096;
+    const PAGES: usize = 24 << 8;
+    let user = User::ordinary();
+    let payload = payload("lazy").with(&[("WITH", "spill")]);
+    let mut run = Run::start(payload, &user);
+    assert!(run.says("ready") && run.answers());
+    checkpoint(&run);
+    run.kill();
+    let spilled = run.output().with_extension("spill");
+    let mut moments = Moments::new();
+    for _ in 0..20 {
+        // As it was at the checkpoint, and the same file.
+        let file = File::options().write(true).open(&spilled).expect("it is the job's");
+        file.set_len(0)
+            .and_then(|()| file.set_len(((PAGES + 2) * PAGE) as u64))
+            .expect("it is a file");
+        run.restore_flagged(From::Directory, &["--lazy=touched"]);
+        permit(&run, "act");
+        let wanted = moments.below(PAGES as u64 * 3 / 4) as usize;
+        until("some pages", || fs::read(&spilled).is_ok_and(|bytes| bytes[wanted] == 1));
+        run.kill_supervisor();
+        run.vanishes();
+        let bytes = fs::read(&spilled).expect("it is there");
+        for page in (0..PAGES).filter(|page| bytes[*page] == 1) {
+            let copied = &bytes[(page + 2) * PAGE..][..PAGE];
+            assert!(copied.iter().any(|byte| *byte != 0), "page {page} is missing");
+        }
+        fs::remove_file(run.output().with_extension("act")).expect("it is ours");
+    }
+}
+
+/// The end of the first process is not that of the others.
+#[test]
+fn others_outlive_the_first_process() {
+    for kill in [false, true] {
+        let user = User::ordinary();
+        let payload = payload("lazy").with(&[("WITH", "heir")]);
+        let mut run = Run::start(payload, &user);
+        assert!(run.says("ready") && run.answers());
+        checkpoint(&run);
+        run.kill();
+        run.restore_flagged(From::Directory, &["--lazy=touched"]);
+        assert!(run.answers());
+        if kill {
+            kill_process(root_of(&run), Signal::SIGKILL);
+        } else {
+            permit(&run, "act");
+        }
+        assert_eq!(run.end().status, if kill { 137 } else { 4 });
+        let output = run.vanishes();
+        assert!(output.contains("heir ok"), "{output}");
+    }
+}
+
+/// Nothing runs of a job that was stopped, and a SIGCONT to one that was not takes nothing along.
+#[test]
+fn stops_and_continues() {
+    for user in users() {
+        let payload = payload("lazy").with(&[("WITH", "heard")]);
+        let expected = undisturbed(payload, &user);
+        let mut run = Run::start(payload, &user);
+        assert!(run.says("ready") && run.answers());
+        kill_process(root_of(&run), Signal::SIGSTOP);
+        checkpoint(&run);
+        run.kill();
+        permit(&run, "act");
+        permit(&run, "go");
+        run.restore_flagged(From::Directory, &["--lazy"]);
+        until("all of it", || run.log().contains("all of lazy is there"));
+        assert!(!fs::read_to_string(run.output()).expect("it is there").contains("acted"));
+        kill_process(root_of(&run), Signal::SIGCONT);
+        run.end().must_equal(&expected);
+
+        let (mut run, expected) = saved(0, &user);
+        run.restore_flagged(From::Directory, &["--lazy=touched"]);
+        assert!(run.answers());
+        for _ in 0..10 {
+            kill_process(root_of(&run), Signal::SIGCONT);
+        }
+        permit(&run, "act");
+        assert!(run.says("acted"), "{}", run.log());
+        assert!(!run.log().contains("is there"), "{}", run.log());
+        permit(&run, "go");
+        run.end().must_equal(&expected);
+    }
+}
+
+/// PID of the job's first process.
+fn root_of(run: &Run) -> i32 {
+    let said = run.ckpt("status").arg("--json").output().expect("ckpt can be run");
+    let said = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
+    let pid = said.split("\"pid\":").nth(1).and_then(|rest| rest.split(',').next());
+    pid.and_then(|pid| pid.parse().ok()).unwrap_or_else(|| panic!("no pid: {said}"))
+}
+
+fn kill_process(pid: i32, signal: Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("it is there");
 }

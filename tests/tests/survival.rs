@@ -25,7 +25,7 @@ macro_rules! survives {
 survives! {
     shell numpy_pool perl tcl awk
     threads vectors signals blocked channels
-    forkbomb family objects state memory
+    forkbomb family objects state memory critical
 }
 
 mod linked_statically {

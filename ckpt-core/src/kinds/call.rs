@@ -212,6 +212,11 @@ impl Standing {
         self.released = clock::monotonic();
     }
 
+    /// A task goes on to other calls.
+    pub(crate) fn forget(&mut self, tid: i32) {
+        self.calls.remove(&tid);
+    }
+
     fn note(&mut self, tid: i32, place: [u64; 6], call: Interrupted, now: u64) {
         let end = now.saturating_add(call.remaining);
         self.calls.insert(tid, Known { number: call.number, place, end });
@@ -254,40 +259,47 @@ fn number_in_code(rip: u64, memory: &Memory) -> Option<i64> {
 
 /// Calls that report `EINTR` when a tracer stops them, though no signal was delivered
 /// (signal(7), "interruption by stop signals"; those on sockets where `SO_RCVTIMEO` or `SO_SNDTIMEO`
-/// is set): they are begun again instead. Gives the number of such a call.
+/// is set).
+const CALLS: [i64; 27] = [
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_preadv,
+    libc::SYS_preadv2,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_pwritev,
+    libc::SYS_pwritev2,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_recvmmsg,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_connect,
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_msgrcv,
+    libc::SYS_msgsnd,
+    libc::SYS_io_getevents,
+    libc::SYS_io_uring_enter,
+];
+
+/// Whether a call is one of them.
+pub(crate) fn tells_of_interruption(number: i64) -> bool {
+    CALLS.contains(&number)
+}
+
+/// One of these that was cut short is begun again instead. Gives its number.
 pub(crate) fn undo_interruption(pid: i32, stopped: &Stopped) -> Result<Option<i64>> {
-    const CALLS: [i64; 27] = [
-        libc::SYS_read,
-        libc::SYS_readv,
-        libc::SYS_preadv,
-        libc::SYS_preadv2,
-        libc::SYS_write,
-        libc::SYS_writev,
-        libc::SYS_pwritev,
-        libc::SYS_pwritev2,
-        libc::SYS_recvfrom,
-        libc::SYS_recvmsg,
-        libc::SYS_recvmmsg,
-        libc::SYS_sendto,
-        libc::SYS_sendmsg,
-        libc::SYS_sendmmsg,
-        libc::SYS_connect,
-        libc::SYS_accept,
-        libc::SYS_accept4,
-        libc::SYS_epoll_wait,
-        libc::SYS_epoll_pwait,
-        libc::SYS_epoll_pwait2,
-        libc::SYS_rt_sigtimedwait,
-        libc::SYS_semop,
-        libc::SYS_semtimedop,
-        libc::SYS_msgrcv,
-        libc::SYS_msgsnd,
-        libc::SYS_io_getevents,
-        libc::SYS_io_uring_enter,
-    ];
     let mut registers = stopped.registers()?;
     let call = registers.orig_rax as i64;
-    if registers.rax as i64 != -i64::from(libc::EINTR) || !CALLS.contains(&call) {
+    if registers.rax as i64 != -i64::from(libc::EINTR) || !tells_of_interruption(call) {
         return Ok(None);
     }
     let failed = |e| stopped.failed("read the signals", e);

@@ -24,6 +24,43 @@ pub struct Disposition {
     pub mask: u64,
 }
 
+/// What the delivery of a signal comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// It is ignored.
+    Nothing,
+    /// Its handler runs.
+    Handler,
+    /// The process stops.
+    Stop,
+    /// The process ends.
+    End,
+    /// The process ends, and its memory may be dumped.
+    Core,
+}
+
+/// That of a signal; `caught` and `ignored` are `SigCgt` and `SigIgn` of `/proc/PID/status`.
+pub(crate) fn effect(signal: i32, caught: u64, ignored: u64) -> Effect {
+    let is_in = |set: u64| (1..=64).contains(&signal) && set >> (signal - 1) & 1 == 1;
+    match signal {
+        _ if is_in(caught) => Effect::Handler,
+        _ if is_in(ignored) => Effect::Nothing,
+        libc::SIGCHLD | libc::SIGURG | libc::SIGWINCH | libc::SIGCONT => Effect::Nothing,
+        libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => Effect::Stop,
+        libc::SIGQUIT
+        | libc::SIGILL
+        | libc::SIGABRT
+        | libc::SIGFPE
+        | libc::SIGSEGV
+        | libc::SIGBUS
+        | libc::SIGSYS
+        | libc::SIGTRAP
+        | libc::SIGXCPU
+        | libc::SIGXFSZ => Effect::Core,
+        _ => Effect::End,
+    }
+}
+
 /// Asks for the dispositions that differ from the default. `caught` and `ignored` are `SigCgt` and
 /// `SigIgn` of `/proc/PID/status`.
 pub(crate) fn ask(
@@ -76,4 +113,21 @@ pub(crate) fn requeue(hand: &Hand<'_>, process: i32, pending: &[Vec<u8>]) -> Res
         hand.remote.try_call("queue a pending signal", libc::SYS_rt_sigqueueinfo, &arguments)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_signals_do() {
+        let bit = |signal: i32| 1 << (signal - 1);
+        assert_eq!(effect(libc::SIGTERM, 0, 0), Effect::End);
+        assert_eq!(effect(libc::SIGTERM, bit(libc::SIGTERM), 0), Effect::Handler);
+        assert_eq!(effect(libc::SIGTERM, 0, bit(libc::SIGTERM)), Effect::Nothing);
+        assert_eq!(effect(libc::SIGCHLD, 0, 0), Effect::Nothing);
+        assert_eq!(effect(libc::SIGTSTP, 0, 0), Effect::Stop);
+        assert_eq!(effect(libc::SIGSEGV, 0, 0), Effect::Core);
+        assert_eq!(effect(64, bit(64), 0), Effect::Handler);
+    }
 }

@@ -115,6 +115,17 @@ impl Task {
         Remote::become_(stopped, memory, site, registers, self.mask, section)
     }
 
+    /// The same before its process has memory, in which a critical section would be noted.
+    pub(crate) fn borrow_early<'a>(
+        &self,
+        stopped: &'a Stopped,
+        memory: &'a Memory,
+        site: Site,
+    ) -> Result<Remote<'a>> {
+        let registers = ptrace::from_words(self.registers);
+        Remote::become_(stopped, memory, site, registers, self.mask, None)
+    }
+
     /// Sets up everything of the task but its registers and what is pending.
     pub(crate) fn rebuild(&self, stopped: &Stopped, hand: &Hand<'_>) -> Result<()> {
         let mut asks = Asks::default();

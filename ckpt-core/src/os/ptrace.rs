@@ -114,8 +114,8 @@ pub(crate) struct Call {
 pub(crate) enum Place {
     /// Before a call of a 64-bit program.
     Entry(Call),
-    /// Behind one.
-    Exit,
+    /// Behind one, with its result.
+    Exit(i64),
     /// Before a call by another convention, or where a filter has stopped it.
     Other,
 }
@@ -128,13 +128,14 @@ pub(crate) fn place(tid: pid_t) -> io::Result<Place> {
     let mut words = [0u64; 11];
     let size = number(size_of_val(&words));
     request(PTRACE_GET_SYSCALL_INFO, tid, size, (&raw mut words).cast())?;
+    // Behind a call its result is in the number's place.
     let [head, _, stack, number, a, b, c, d, e, f, _] = words;
     Ok(match (head & 0xff, head >> 32, number & X32) {
         (1, AUDIT_ARCH_X86_64, 0) => {
             let arguments = [a, b, c, d, e, f];
             Place::Entry(Call { number: number.cast_signed(), arguments, stack })
         }
-        (2, ..) => Place::Exit,
+        (2, ..) => Place::Exit(number.cast_signed()),
         _ => Place::Other,
     })
 }

@@ -16,7 +16,7 @@ use crate::kinds::{Hand, bytes_of, signals};
 use crate::os::maps::{self, Kind};
 use crate::os::mem::Memory;
 use crate::os::ptrace::{self, Status};
-use crate::os::remote::{Scratch, Site};
+use crate::os::remote::{Remote, Scratch, Site};
 use crate::os::tracee::{Halt, Running, Stopped};
 use crate::os::uffd::Uffd;
 use crate::os::{fds, numbers, sched, spawn};
@@ -71,7 +71,7 @@ impl<'a> Body<'a> {
         let maps = maps::read(pid)?;
         let site = memory::first_site(&maps, &memory)?;
         let (scratch, site) = {
-            let remote = live.tasks[0].borrow(&leader, &memory, site)?;
+            let remote = live.tasks[0].borrow_early(&leader, &memory, site)?;
             let scratch = live.space.clear(&remote, &memory, &maps, patch_vdso)?;
             let site = remote.site();
             remote.end()?;
@@ -90,15 +90,25 @@ impl<'a> Body<'a> {
     ) -> Result<T> {
         let stopped = &self.tasks[index];
         let remote = self.live.tasks[index].borrow(stopped, &self.memory, self.site)?;
+        self.lend(remote, |hand| work(hand, stopped))
+    }
+
+    /// Runs `work` with the first task before there is memory with contents, none of which is touched.
+    fn early<T>(&self, work: impl FnOnce(&Hand<'_>) -> Result<T>) -> Result<T> {
+        let remote = self.live.tasks[0].borrow_early(&self.tasks[0], &self.memory, self.site)?;
+        self.lend(remote, work)
+    }
+
+    fn lend<T>(&self, remote: Remote<'_>, work: impl FnOnce(&Hand<'_>) -> Result<T>) -> Result<T> {
         let hand = Hand { remote: &remote, memory: &self.memory, scratch: self.scratch };
-        let done = work(&hand, stopped)?;
+        let done = work(&hand)?;
         remote.end()?;
         Ok(done)
     }
 
     /// Maps all areas, still empty, and sets the fields of the address space.
     pub(crate) fn map(&self, files: &OpenFiles<'_>) -> Result<()> {
-        self.with(0, |hand, _| {
+        self.early(|hand| {
             let mut wanted: Vec<Backing> =
                 self.live.space.areas.iter().map(|a| a.backing).collect();
             wanted.retain(|backing| *backing != Backing::Anonymous);
@@ -328,7 +338,7 @@ impl<'a> Body<'a> {
 
     /// A userfaultfd of the process, which is mapped and has no descriptors of its own yet.
     pub(crate) fn userfault(&self) -> Result<Uffd> {
-        self.with(0, |hand, _| {
+        self.early(|hand| {
             let what = "make a userfaultfd";
             let flags = [Uffd::FLAGS as u64];
             let fd = hand.remote.try_call(what, libc::SYS_userfaultfd, &flags)? as i32;

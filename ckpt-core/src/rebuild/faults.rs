@@ -1,13 +1,18 @@
 //! Memory whose missing pages we bring ourselves, by a userfaultfd of the process: whole runs at a time,
 //! which is quicker than to write through `/proc/PID/mem`, and at any time ([`super::lazy`]).
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
 
 use super::body::Body;
 use super::spans::{Span, overlapping, within};
 use crate::error::{Error, Result};
 use crate::kinds::memory::{Area, Backing};
+use crate::os::fds;
 use crate::os::thp;
 use crate::os::uffd::{Mode, Uffd};
 use crate::snapshot::Snapshot;
@@ -24,11 +29,60 @@ const MUCH: u64 = 16 << 20;
 pub(crate) struct Faults {
     by_process: HashMap<u32, Uffd>,
     areas: Vec<Span>,
+    keeper: Option<Keeper>,
+}
+
+/// Keeps userfaultfds open beyond our own end: the kernel closes the files of one who dies before it
+/// kills his tracees, which would go on for a moment with zeros where memory is missing. They are on their
+/// way (`SCM_RIGHTS`) to a socket that another process has as well, the stand-in, and nobody takes them.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    sender: OwnedFd,
+    receiver: OwnedFd,
+}
+
+impl Keeper {
+    /// Descriptors that are sent at once: the kernel takes no more than 253.
+    const BATCH: usize = 128;
+
+    /// Makes one.
+    ///
+    /// # Errors
+    ///
+    /// There are no descriptors left.
+    pub(crate) fn new() -> Result<Self> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+        let (sender, receiver) = pair.map_err(|e| Error::os("cannot make a socket pair", e))?;
+        Ok(Self { sender, receiver })
+    }
+
+    /// What the other process is to have.
+    pub(crate) fn socket(&self) -> &OwnedFd {
+        &self.receiver
+    }
+
+    fn keep(&self, all: &[&Uffd]) -> Result<()> {
+        all.chunks(Self::BATCH).try_for_each(|some| {
+            fds::send(&self.sender, some).map_err(|e| Error::os("cannot keep userfaultfds", e))
+        })
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        // What is received without room for it is closed.
+        let mut bytes = [0u8; 64];
+        while rustix::net::recv(&self.receiver, &mut bytes, RecvFlags::DONTWAIT)
+            .is_ok_and(|(length, _)| length > 0)
+        {}
+    }
 }
 
 impl Faults {
     /// Registers the long areas of large processes, which are mapped and empty. Where the kernel may give
-    /// huge pages they are left out unless `all` are wanted, as here come small ones.
+    /// huge pages they are left out, as here come small ones; unless there is a keeper, for a time in which the
+    /// job runs.
     ///
     /// # Errors
     ///
@@ -37,8 +91,9 @@ impl Faults {
         snapshot: &Snapshot,
         bodies: &[Body<'_>],
         located: &[Located],
-        all: bool,
+        keeper: Option<Keeper>,
     ) -> Result<Self> {
+        let all = keeper.is_some();
         let huge = !all && thp::by_default();
         let is_wanted = |area: &&Area| {
             may_wait(area) && (all || !(huge || area.advice.contains(&libc::MADV_HUGEPAGE)))
@@ -68,6 +123,10 @@ impl Faults {
                 registered.map_err(|e| Error::os("cannot register memory", e))?;
             }
             this.by_process.insert(process, uffd);
+        }
+        if let Some(keeper) = keeper {
+            keeper.keep(&this.by_process.values().collect::<Vec<_>>())?;
+            this.keeper = Some(keeper);
         }
         Ok(this)
     }
@@ -115,13 +174,14 @@ impl Faults {
     }
 }
 
-/// The bodies with their index in the snapshot.
-pub(crate) fn indexed<'a, 'b>(
+/// Bodies with their index in the snapshot.
+pub(crate) fn indexed<'a, T: Borrow<Body<'a>>>(
     snapshot: &Snapshot,
-    bodies: &'a [Body<'b>],
-) -> impl Iterator<Item = (u32, &'a Body<'b>)> {
-    bodies.iter().filter_map(|body| {
-        let index = snapshot.processes.iter().position(|it| it.pid == body.process.pid)?;
+    bodies: impl IntoIterator<Item = T>,
+) -> impl Iterator<Item = (u32, T)> {
+    bodies.into_iter().filter_map(|body| {
+        let pid = body.borrow().process.pid;
+        let index = snapshot.processes.iter().position(|it| it.pid == pid)?;
         Some((index as u32, body))
     })
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::Pids;
 use super::alone::Alone;
 use super::body::Tids;
-use super::skeleton::{Choice, Recipe, Skeleton, Within};
+use super::skeleton::{Choice, Legacy, Recipe, Skeleton, Within};
 use super::tree::{self, Outside};
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::{numbers, proc, spawn};
@@ -45,7 +45,7 @@ pub(crate) fn climb(
     (snapshot, last_number): (&Snapshot, i32),
     programs: &[(CString, u32)],
     socket: (&OwnedFd, i32),
-    status: &OwnedFd,
+    legacy: Legacy<'_>,
     wanted: Pids,
     observer: &dyn Observer,
 ) -> Result<Grown> {
@@ -77,7 +77,7 @@ pub(crate) fn climb(
                 programs,
                 root: snapshot.launcher.root,
                 socket,
-                status,
+                legacy,
             })
         });
         match grown {

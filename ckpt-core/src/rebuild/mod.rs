@@ -16,6 +16,7 @@ mod turns;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -32,12 +33,12 @@ use crate::progress::{Event, Observer};
 use crate::snapshot::{Snapshot, sound, tree};
 
 use body::{Body, Tids};
-use faults::Faults;
+use faults::{Faults, Keeper};
 use files::OpenFiles;
 use ladder::{Grown, Numbers};
-use lazy::Lazy;
+use lazy::{Filling, Lazy};
 use pages::{Pages, Places};
-use skeleton::Skeleton;
+use skeleton::{Legacy, Skeleton};
 
 pub use lazy::Behind;
 
@@ -122,7 +123,7 @@ pub fn rebuild(
 ) -> Result<Rebuilt> {
     let started = Instant::now();
     let snapshot = Snapshot::of(image)?;
-    let pages = Pages::open(image)?;
+    let pages = Arc::new(Pages::open(image)?);
     let history: History = image.section(image::Tag::HIST)?.unwrap_or_default();
     let container: Option<Container> = image.section(image::Tag::CTNR)?;
     sound::check(&snapshot)?;
@@ -139,11 +140,12 @@ pub fn rebuild(
     let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
     let (status, report) = pipe.map_err(|e| Error::os("cannot make a pipe", e))?;
     let socket = (&theirs, socket_number(&snapshot));
+    let keeper = (options.fill != Fill::First).then(Keeper::new).transpose()?;
     let Grown { skeleton, tids, numbers } = ladder::climb(
         (&snapshot, last_number),
         &programs,
         socket,
-        &report,
+        Legacy { status: &report, kept: keeper.as_ref().map(Keeper::socket) },
         options.pids,
         observer,
     )?;
@@ -152,15 +154,15 @@ pub fn rebuild(
     let outer: HashMap<i32, i32> =
         skeleton.processes.iter().map(|&(i, pid)| (snapshot.processes[i].pid, pid)).collect();
     let mut bodies = executed(&snapshot, &skeleton, (socket.1, &ours), options.patch_vdso)?;
-    let (bytes, lazy) = furnish(&pages, &snapshot, &mut bodies, (tids, &outer), options, observer)?;
+    let means = (tids, &outer, keeper);
+    let (bytes, filling) = furnish(&pages, &snapshot, &mut bodies, means, options, observer)?;
     if numbers == Numbers::Shared {
         numbers::go_on_after(last_number)
             .map_err(|e| Error::os("cannot use up process numbers", e))?;
     }
     let mut standing = Standing::default();
     bodies.iter().for_each(|body| body.note_calls(&mut standing));
-    let lazy = lazy.map(|(lazy, faults)| (pages, lazy, faults));
-    let behind = released(bodies, &snapshot, lazy, options)?;
+    let behind = released(bodies, &snapshot, filling, options.fill)?;
     standing.release();
 
     let launcher = &snapshot.launcher;
@@ -191,44 +193,54 @@ pub fn rebuild(
 fn released(
     bodies: Vec<Body<'_>>,
     snapshot: &Snapshot,
-    lazy: Option<(Pages, Lazy, Faults)>,
-    options: &Options,
+    filling: Option<Filling>,
+    fill: Fill,
 ) -> Result<Option<Behind>> {
-    let Some(lazy) = lazy else {
-        bodies.into_iter().for_each(Body::release);
-        return Ok(None);
-    };
-    let index = |body: &Body<'_>| {
-        snapshot.processes.iter().position(|process| process.pid == body.process.pid)
-    };
-    let bodies = bodies.into_iter().filter_map(|body| Some((index(&body)? as u32, body)));
-    Behind::begin(lazy, bodies.collect(), options).map(Some)
+    match filling {
+        Some(filling) => {
+            let bodies = faults::indexed(snapshot, bodies).collect();
+            Behind::begin(filling, bodies, fill).map(Some)
+        }
+        None => {
+            bodies.into_iter().for_each(Body::release);
+            Ok(None)
+        }
+    }
 }
 
 /// Fills the empty processes with all that they had, until each stands where it stood; gives the
 /// bytes of memory and files, and what memory is to come later.
 fn furnish(
-    pages: &Pages,
+    pages: &Arc<Pages>,
     snapshot: &Snapshot,
     bodies: &mut [Body<'_>],
-    (tids, outer): (Tids, &HashMap<i32, i32>),
+    (tids, outer, keeper): (Tids, &HashMap<i32, i32>, Option<Keeper>),
     options: &Options,
     observer: &dyn Observer,
-) -> Result<(u64, Option<(Lazy, Faults)>)> {
+) -> Result<(u64, Option<Filling>)> {
     let mut files = OpenFiles::for_memory(snapshot)?;
     for body in bodies.iter() {
         body.map(&files).map_err(|e| e.whose(body.process))?;
     }
     let workers = options.workers;
-    let lazily = options.fill != Fill::First;
-    let faults = faults(snapshot, bodies, pages, lazily, observer);
+    let lazily = keeper.is_some();
+    let faults = faults(snapshot, bodies, pages, keeper, observer);
     let chosen = || Lazy::choose(snapshot, bodies, &pages.located, &faults);
     let lazy = lazily.then(chosen).flatten();
     let into = places(snapshot, bodies, &files, &faults)?;
     let later = |index: usize| lazy.as_ref().is_some_and(|lazy| lazy.has(index));
     let bytes = pages.fill(&later, &into, workers, observer)?;
     drop(into);
-    let lazy = lazy.map(|lazy| lazy.prepare(&faults).map(|()| (lazy, faults))).transpose()?;
+    let later = match lazy {
+        Some(lazy) => {
+            lazy.prepare(&faults)?;
+            Some((lazy, faults))
+        }
+        None => {
+            drop(faults);
+            None
+        }
+    };
     files.open(&|pid| outer.get(&pid).copied())?;
     for body in bodies.iter_mut() {
         let opened = body.open(&files);
@@ -247,6 +259,8 @@ fn furnish(
         let compared = body.finish().and_then(|()| compare::process(body, snapshot));
         compared.map_err(|e| e.whose(body.process))?;
     }
+    let begin = |(lazy, faults)| Filling::begin(Arc::clone(pages), &lazy, faults, workers);
+    let filling = later.map(begin).transpose()?;
     // From here on nothing should fail: the user's own files are changed last.
     if options.cut_appended {
         files.cut_appended()?;
@@ -264,7 +278,7 @@ fn furnish(
     for body in bodies.iter() {
         body.poise().map_err(|e| e.whose(body.process))?;
     }
-    Ok((bytes, lazy))
+    Ok((bytes, filling))
 }
 
 /// The memory that is not written, but brought. Where that cannot be had, it is written.
@@ -272,10 +286,11 @@ fn faults(
     snapshot: &Snapshot,
     bodies: &[Body<'_>],
     pages: &Pages,
-    lazily: bool,
+    keeper: Option<Keeper>,
     observer: &dyn Observer,
 ) -> Faults {
-    Faults::of(snapshot, bodies, &pages.located, lazily).unwrap_or_else(|error| {
+    let lazily = keeper.is_some();
+    Faults::of(snapshot, bodies, &pages.located, keeper).unwrap_or_else(|error| {
         if lazily {
             let what = format!("not lazily: {error}; all memory is filled first");
             observer.event(Event::Warning(what));

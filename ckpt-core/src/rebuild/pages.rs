@@ -45,8 +45,7 @@ impl Pages {
         Ok(Self { image: image.clone(), ancestors, located: whereabouts(image)? })
     }
 
-    /// Writes the pages of all blocks but those `left_out`, and none of the user's own files; makes sure
-    /// that those blocks can be read. Returns how many bytes there are.
+    /// Writes the pages of all blocks but those `left_out`, and none of the user's own files. Returns how many bytes there are.
     pub(crate) fn fill(
         &self,
         left_out: &dyn Fn(usize) -> bool,

@@ -72,8 +72,17 @@ pub(crate) struct Recipe<'a> {
     pub(crate) root: i32,
     /// The socket that each process keeps, and the number that it gets there.
     pub(crate) socket: (&'a OwnedFd, i32),
-    /// Where the stand-in reports.
+    /// What the stand-in keeps.
+    pub(crate) legacy: Legacy<'a>,
+}
+
+/// Descriptors that the stand-in keeps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Legacy<'a> {
+    /// Where it reports.
     pub(crate) status: &'a OwnedFd,
+    /// What it holds on to without knowing it; see [`super::faults::Keeper`].
+    pub(crate) kept: Option<&'a OwnedFd>,
 }
 
 /// The processes, made and waiting. Dropping it ends them all.
@@ -394,10 +403,13 @@ impl Family<'_> {
     /// Waits for the job's processes, as the launcher did.
     fn stand_in(&self) -> ! {
         spawn::set_name(c"ckpt-stand-in");
-        forget_descriptors(&[self.recipe.status.as_raw_fd()]);
+        let Legacy { status, kept } = self.recipe.legacy;
+        let keep: Vec<i32> =
+            [Some(status), kept].into_iter().flatten().map(AsRawFd::as_raw_fd).collect();
+        forget_descriptors(&keep);
         while let Ok((pid, status)) = spawn::reap_any() {
             if pid == self.recipe.root {
-                let _ = rustix::io::write(self.recipe.status, &status.to_le_bytes());
+                let _ = rustix::io::write(self.recipe.legacy.status, &status.to_le_bytes());
             }
         }
         spawn::exit(0)

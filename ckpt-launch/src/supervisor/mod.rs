@@ -190,6 +190,7 @@ impl<'a> Supervisor<'a> {
                 break End::Lost(error);
             }
         };
+        self.leave_whole();
         self.finish(&end)
     }
 
@@ -256,7 +257,10 @@ impl<'a> Supervisor<'a> {
     /// "fg" wakes our whole group; who is woken already must not hear of it twice.
     fn resume(&self, out_of_reach: &[i32]) {
         let root = self.root.pid();
-        if tree::stat(root).is_some_and(|stat| stat.state == b'T') && !out_of_reach.contains(&root)
+        // A traced one stands in a stop of its tracer's.
+        let stops = if self.behind.is_some() { &b"Tt"[..] } else { b"T" };
+        if tree::stat(root).is_some_and(|stat| stops.contains(&stat.state))
+            && !out_of_reach.contains(&root)
         {
             self.root.signal(libc::SIGCONT);
         }

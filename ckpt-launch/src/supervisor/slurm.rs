@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ckpt_core::capture::{Alone, Options};
+use ckpt_core::rebuild::Behind;
 use ckpt_core::{Error, ErrorKind};
 
 use super::Supervisor;
@@ -21,9 +22,13 @@ impl Supervisor<'_> {
         let lost = self.has_lost_the_others();
         let (round, parent) = (self.round.as_mut()?, self.job.parent);
         let engine = std::cell::RefCell::new(&mut self.engine);
+        // What still has to come has to be saved as well.
+        let later = self.behind.as_ref().map_or(0, Behind::bytes);
         let turn = match lost {
             true => round.is_alone(self.job.generation),
-            false => round.turn(self.job.generation, &|| engine.borrow_mut().resident(parent)),
+            false => {
+                round.turn(self.job.generation, &|| engine.borrow_mut().resident(parent) + later)
+            }
         };
         match turn {
             Turn::Nothing => None,

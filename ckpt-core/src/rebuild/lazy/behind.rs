@@ -1,6 +1,7 @@
 //! The tasks of a job that runs before all of its memory is there: each stops before every system call, and
 //! goes on when what that touches has been filled. See [`super`].
 
+use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
@@ -8,21 +9,19 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::time::Timespec;
 
 use super::calls::{Use, uses};
-use super::choose::Lazy;
 use super::fill::Filling;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::image::Unpacker;
 use crate::job::Job;
-use crate::kinds::call::{Interrupted, Seen, undo_interruption};
+use crate::kinds::call::{Interrupted, Seen, tells_of_interruption, undo_interruption};
+use crate::kinds::signals::{Effect, effect};
 use crate::os::mem::Memory;
 use crate::os::ptrace::{self, Call, Place, Status};
 use crate::os::tracee::{Stopped, is_gone};
 use crate::os::{PAGE, proc, spawn};
+use crate::rebuild::Fill;
 use crate::rebuild::body::Body;
-use crate::rebuild::faults::Faults;
-use crate::rebuild::pages::Pages;
 use crate::rebuild::spans::Span;
-use crate::rebuild::{Fill, Options};
 
 /// A call that touches more than this waits for all.
 const SOME: u64 = 16 << 20;
@@ -34,15 +33,19 @@ const MOST_VECTORS: u64 = 1024;
 /// A job that runs while its memory is still being filled.
 ///
 /// Only the thread that has rebuilt the job can look after it: it must call [`Self::turn`] whenever a
-/// SIGCHLD arrives or [`Self::poll_fd`] is readable, and must not wait for any child but with
-/// [`Self::turn`], until that says that it is over. Dropped before, it ends the job.
+/// SIGCHLD arrives or [`Self::poll_fd`] is readable, and must not wait for any process of the job by itself,
+/// until that says that it is over. Dropped before, it ends the job.
 #[derive(Debug)]
 pub struct Behind {
+    /// `None` once nothing is missing any more.
     filling: Option<Filling>,
     unpacker: Unpacker,
     processes: Vec<Traced>,
     tasks: Vec<Task>,
+    /// Tasks that have children.
+    parents: HashSet<i32>,
     bytes: u64,
+    is_whole: bool,
     began: Instant,
 }
 
@@ -68,10 +71,21 @@ struct Task {
 #[derive(Debug, Clone, Copy)]
 enum State {
     Runs,
-    /// It stands until all is there, and goes on with this signal (0: none).
-    Held(i32),
+    /// It stands until all is there.
+    Held(Before),
     /// It was asked to stop, to be let go; what was seen of it before.
     Called(Option<Seen>),
+}
+
+/// What a task that is held will do next.
+#[derive(Debug, Clone, Copy)]
+enum Before {
+    /// This system call.
+    Call(i64),
+    /// This signal's handler, or its end by that.
+    Signal(i32),
+    /// Whatever follows: it was in a stop of its own.
+    Stop,
 }
 
 /// What became of a task.
@@ -82,23 +96,25 @@ enum Next {
 }
 
 impl Behind {
-    /// Lets the tasks of all bodies go on, traced, and begins to fill.
+    /// Lets the tasks of all bodies go on, traced, and begins to fill what they do not touch if that is
+    /// wanted.
     pub(in crate::rebuild) fn begin(
-        (pages, lazy, faults): (Pages, Lazy, Faults),
+        mut filling: Filling,
         bodies: Vec<(u32, Body<'_>)>,
-        options: &Options,
+        fill: Fill,
     ) -> Result<Self> {
-        let (bytes, unpacker) = (lazy.bytes, Unpacker::new()?);
-        let mut filling = Filling::begin(pages, &lazy, faults, options.workers)?;
-        if options.fill == Fill::Behind {
-            filling.want_all()?;
+        let mut unpacker = Unpacker::new()?;
+        if fill == Fill::Behind {
+            filling.want_all(&mut unpacker)?;
         }
         let mut this = Self {
+            bytes: filling.bytes(),
             filling: Some(filling),
             unpacker,
             processes: Vec::new(),
             tasks: Vec::new(),
-            bytes,
+            parents: HashSet::new(),
+            is_whole: false,
             began: Instant::now(),
         };
         for (index, body) in bodies {
@@ -124,6 +140,11 @@ impl Behind {
         self.began
     }
 
+    /// Whether all of the memory has come: if not, the job ended before.
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
     /// Readable when there is something to do that no SIGCHLD tells of.
     pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         self.filling.as_ref().map(Filling::poll_fd)
@@ -137,51 +158,67 @@ impl Behind {
     /// The image is damaged, or the kernel refuses something: the job has been ended, as it cannot have
     /// all of its memory.
     pub fn turn(&mut self, job: &mut Job) -> Result<bool> {
-        let done = self.attend(job);
-        if done.is_err() {
+        self.attend(job).map_err(|error| {
+            // Who waited in vain for another's block does not know why.
+            let cause = self.filling.as_ref().and_then(|filling| filling.is_over().err());
             self.end();
-        }
-        done
+            cause.unwrap_or(error)
+        })
     }
 
-    /// Waits until all is there; see [`Self::turn`].
+    /// Waits until all is there, at most until `deadline`; tells whether it is. See [`Self::turn`].
     ///
     /// # Errors
     ///
     /// As of [`Self::turn`].
-    pub fn finish(&mut self, job: &mut Job) -> Result<()> {
+    pub fn finish(&mut self, job: &mut Job, deadline: Instant) -> Result<bool> {
         const WHILE: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000 };
-        if let Some(filling) = &mut self.filling {
-            filling.want_all()?;
+        if let Some(filling) = &mut self.filling
+            && let Err(error) = filling.want_all(&mut self.unpacker)
+        {
+            self.end();
+            return Err(error);
         }
         while !self.turn(job)? {
-            let mut fds: Vec<_> = self
-                .poll_fd()
-                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
-                .into_iter()
-                .collect();
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            let fd = self.poll_fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
             // Tasks have something to say meanwhile, and nothing here tells of that.
-            let _ = rustix::event::poll(&mut fds, Some(&WHILE));
+            let _ = rustix::event::poll(fd.into_iter().collect::<Vec<_>>().as_mut(), Some(&WHILE));
         }
-        Ok(())
+        Ok(true)
     }
 
     fn attend(&mut self, job: &mut Job) -> Result<bool> {
         for mut task in std::mem::take(&mut self.tasks) {
-            if let Next::Goes(state) = self.listen(&task, job)? {
-                task.state = state;
-                self.tasks.push(task);
+            match self.listen(&task, job) {
+                Ok(Next::Left) => {}
+                Ok(Next::Goes(state)) => {
+                    task.state = state;
+                    self.tasks.push(task);
+                }
+                Err(error) => {
+                    self.tasks.push(task);
+                    return Err(error);
+                }
             }
         }
-        let is_held = |task: &Task| matches!(task.state, State::Held(_));
-        if let Some(filling) = self.filling.as_mut().filter(|_| self.tasks.iter().any(is_held)) {
-            filling.want_all()?;
+        if let Some(filling) = &mut self.filling {
+            let is_held = |task: &Task| matches!(task.state, State::Held(_));
+            if self.tasks.iter().any(is_held) {
+                filling.want_all(&mut self.unpacker)?;
+            }
+            self.is_whole = filling.is_over()?;
+            if self.is_whole || self.tasks.is_empty() {
+                // What is still missing from here on is zero.
+                self.filling = None;
+                self.parents = proc::family(job.parent).1;
+            }
         }
-        let is_over = self.filling.as_ref().map_or(Ok(true), Filling::is_over)?;
-        if is_over || self.tasks.is_empty() {
-            // What is still missing from here on is zero.
-            self.filling = None;
-            self.let_go();
+        if self.filling.is_none() {
+            // Nothing else tells that it is the next ones' turn.
+            while self.let_go() {}
             job.standing.release();
         }
         Ok(self.tasks.is_empty())
@@ -190,7 +227,7 @@ impl Behind {
     /// Takes what a task has to say.
     fn listen(&mut self, task: &Task, job: &mut Job) -> Result<Next> {
         if let State::Held(_) = task.state
-            && !has_ended(task.tid)
+            && matches!(ptrace::look(task.tid), Ok(None))
         {
             return Ok(Next::Goes(task.state));
         }
@@ -201,62 +238,76 @@ impl Behind {
                 Err(error) if is_gone(&error) => return Ok(Next::Left),
                 Err(error) => return Err(failed(task.tid, error)),
             };
-            let next = match (status, task.state) {
-                (Status::Ended(_), _) => {
-                    // Its parent hears of it after us.
-                    ptrace::bury(task.tid);
-                    Some(Next::Left)
-                }
-                (Status::Signal(signal), _) if !self.does_something(task, signal)? => {
-                    undo_interruption(self.processes[task.of].pid, &Stopped::adopt(task.tid))?;
-                    self.go(task, signal)
-                }
-                (Status::Signal(signal), State::Called(_)) => self.release(task, signal),
-                (Status::Signal(signal), _) => Some(Next::Goes(State::Held(signal))),
-                (Status::EventStop(_), State::Called(seen)) => {
-                    self.note(task, seen, job)?;
-                    self.release(task, 0)
-                }
-                (_, State::Called(_)) => self.release(task, 0),
-                (Status::Syscall, _) => match ptrace::place(task.tid) {
-                    Ok(Place::Exit) => self.go(task, 0),
-                    Ok(Place::Entry(call)) if self.prepared(task, &call)? => self.go(task, 0),
-                    Ok(_) => Some(Next::Goes(State::Held(0))),
-                    Err(error) if is_gone(&error) => None,
-                    Err(error) => return Err(failed(task.tid, error)),
-                },
-                (Status::EventStop(_) | Status::Event(_), _) => Some(Next::Goes(State::Held(0))),
-            };
-            if let Some(next) = next {
-                return Ok(next);
+            match self.heard(task, status, job) {
+                Ok(Some(next)) => return Ok(next),
+                Ok(None) => {}
+                // It was killed meanwhile, which is what it says next.
+                Err(_) if !matches!(ptrace::look(task.tid), Ok(None)) => {}
+                Err(error) => return Err(error),
             }
         }
     }
 
-    /// Lets a task go on to its next stop; it is looked at again at once.
-    fn go(&self, task: &Task, signal: i32) -> Option<Next> {
-        // If it was killed meanwhile, the next look tells.
-        let _ = ptrace::syscall(task.tid, signal);
-        None
+    /// Does what a stop calls for; `None` if the task goes on to its next one.
+    fn heard(&mut self, task: &Task, status: Status, job: &mut Job) -> Result<Option<Next>> {
+        let held = |before| Some(Next::Goes(State::Held(before)));
+        Ok(match (status, task.state) {
+            (Status::Ended(_), _) => {
+                // Its parent hears of it after us.
+                ptrace::bury(task.tid);
+                Some(Next::Left)
+            }
+            (Status::Signal(signal), state) => match (self.effect(task, signal)?, state) {
+                (Effect::Nothing | Effect::Stop | Effect::End, _) => go(task, signal),
+                (Effect::Handler | Effect::Core, State::Called(_)) => release(task, signal),
+                (Effect::Handler | Effect::Core, _) => held(Before::Signal(signal)),
+            },
+            (Status::Syscall, State::Called(seen)) => match place(task)? {
+                Place::Entry(call) if tells_of_interruption(call.number) => go(task, 0),
+                Place::Exit(_) => {
+                    self.note(task, seen, job)?;
+                    release(task, 0)
+                }
+                _ => release(task, 0),
+            },
+            (Status::Syscall, _) => match place(task)? {
+                Place::Entry(call) => {
+                    if call.number != libc::SYS_restart_syscall {
+                        job.standing.forget(task.tid);
+                    }
+                    match self.prepared(task, &call)? {
+                        true => go(task, 0),
+                        false => held(Before::Call(call.number)),
+                    }
+                }
+                Place::Exit(result) => {
+                    if result == -i64::from(libc::EINTR) {
+                        // By a signal that it ignores: it is only told of that because we trace.
+                        undo_interruption(self.process(task).pid, &Stopped::adopt(task.tid))?;
+                    }
+                    go(task, 0)
+                }
+                Place::Other => held(Before::Stop),
+            },
+            (Status::EventStop(_), State::Called(seen)) => {
+                self.note(task, seen, job)?;
+                release(task, 0)
+            }
+            // A SIGCONT to its process, even to one that runs.
+            (Status::EventStop(libc::SIGTRAP), _) => go(task, 0),
+            (Status::Event(_), State::Called(_)) => release(task, 0),
+            (Status::EventStop(_) | Status::Event(_), _) => held(Before::Stop),
+        })
     }
 
-    /// Lets a task go for good.
-    fn release(&self, task: &Task, signal: i32) -> Option<Next> {
-        // One that was killed meanwhile has yet to be heard.
-        ptrace::detach(task.tid, signal).is_ok().then_some(Next::Left)
+    fn process(&self, task: &Task) -> &Traced {
+        &self.processes[task.of]
     }
 
-    /// Whether a signal runs a handler, or ends or stops the process: others are only told to us because
-    /// we trace.
-    fn does_something(&self, task: &Task, signal: i32) -> Result<bool> {
-        const HARMLESS: [i32; 4] = [libc::SIGCHLD, libc::SIGURG, libc::SIGWINCH, libc::SIGCONT];
-        let status = match proc::status(self.processes[task.of].pid) {
-            Ok(status) => status,
-            Err(_) => return Ok(true),
-        };
-        let (caught, ignored) = status.dispositions()?;
-        let has = |set: u64| (1..=64).contains(&signal) && set >> (signal - 1) & 1 == 1;
-        Ok(has(caught) || !has(ignored) && !HARMLESS.contains(&signal))
+    /// What a signal does that is about to be delivered.
+    fn effect(&self, task: &Task, signal: i32) -> Result<Effect> {
+        let (caught, ignored) = proc::status(self.process(task).pid)?.dispositions()?;
+        Ok(effect(signal, caught, ignored))
     }
 
     /// Brings what a call touches; false if it must wait for all.
@@ -266,12 +317,12 @@ impl Behind {
             let done = match it {
                 Use::Touch(at, length) => self.touched(task, at, length)?,
                 Use::Path(at) => {
-                    self.touched(task, at, LONGEST_PATH)? && !self.is_of_proc(task, at)
+                    self.touched(task, at, LONGEST_PATH)? && !self.may_be_of_proc(task, at)
                 }
                 Use::Vectors(at, count) => self.vectors(task, at, count.min(MOST_VECTORS))?,
                 Use::Remap(at, length) => self.is_elsewhere(task, at, length),
                 Use::Break(to) => {
-                    let brk = self.processes[task.of].brk;
+                    let brk = self.process(task).brk;
                     self.is_elsewhere(task, to, brk.saturating_sub(to))
                 }
             };
@@ -283,8 +334,7 @@ impl Behind {
     }
 
     fn span(&self, task: &Task, at: u64, length: u64) -> Span {
-        let process = self.processes[task.of].index;
-        Span { process, start: at, end: at.saturating_add(length) }
+        Span { process: self.process(task).index, start: at, end: at.saturating_add(length) }
     }
 
     fn touched(&mut self, task: &Task, at: u64, length: u64) -> Result<bool> {
@@ -301,11 +351,11 @@ impl Behind {
         self.filling.as_ref().is_none_or(|filling| filling.store().extent(span) == 0)
     }
 
-    /// Another process' memory may be read by such a file.
-    fn is_of_proc(&self, task: &Task, at: u64) -> bool {
+    /// Such a file may be another process' memory, which is not read like one's own.
+    fn may_be_of_proc(&self, task: &Task, at: u64) -> bool {
         let mut start = [0; 5];
-        let memory = &self.processes[task.of].memory;
-        memory.read_exact(at, &mut start).is_ok() && start == *b"/proc"
+        let is_read = self.process(task).memory.read_exact(at, &mut start).is_ok();
+        is_read && (start == *b"/proc" || start.starts_with(b"//"))
     }
 
     fn vectors(&mut self, task: &Task, at: u64, count: u64) -> Result<bool> {
@@ -313,7 +363,7 @@ impl Behind {
             return Ok(false);
         }
         for number in 0..count {
-            let vector = self.processes[task.of].memory.words::<2>(at + 16 * number);
+            let vector = self.process(task).memory.words::<2>(at + 16 * number);
             // What cannot be read the kernel will not read either.
             let Ok([base, length]) = vector else { return Ok(true) };
             if !self.touched(task, base, length)? {
@@ -323,36 +373,54 @@ impl Behind {
         Ok(true)
     }
 
-    /// Lets those go that stand, and calls the others. A process' first task is let go before the others:
-    /// to a task that is traced, signals are sent that it ignores, and another one that is not traced would see
-    /// its call interrupted by them.
-    fn let_go(&mut self) {
-        let is_first = |task: &Task| task.tid == self.processes[task.of].pid;
-        let waits: Vec<usize> =
-            self.tasks.iter().filter(|task| is_first(task)).map(|task| task.of).collect();
-        let mut left = Vec::new();
-        for mut task in std::mem::take(&mut self.tasks) {
-            let pid = self.processes[task.of].pid;
-            if task.tid != pid && waits.contains(&task.of) {
-                left.push(task);
-                continue;
-            }
-            match task.state {
-                State::Held(signal) if self.release(&task, signal).is_some() => continue,
-                State::Held(_) | State::Called(_) => {}
-                State::Runs => {
-                    task.state = State::Called(Seen::look(pid, task.tid));
-                    let _ = ptrace::interrupt(task.tid);
+    /// Lets those go that stand, and calls the others: of each process its first task, then those with
+    /// children, then the rest. To a task that is traced, signals are sent that it ignores, and another one
+    /// that is not traced any more would see its call interrupted by them.
+    /// Tells whether any has gone.
+    fn let_go(&mut self) -> bool {
+        let before = self.tasks.len();
+        let rank = |task: &Task| match task.tid {
+            tid if tid == self.processes[task.of].pid => 0,
+            tid if self.parents.contains(&tid) => 1,
+            _ => 2,
+        };
+        let mut first = vec![2; self.processes.len()];
+        self.tasks.iter().for_each(|task| first[task.of] = first[task.of].min(rank(task)));
+        let (due, mut left): (Vec<Task>, Vec<Task>) =
+            std::mem::take(&mut self.tasks).into_iter().partition(|it| rank(it) == first[it.of]);
+        for mut task in due {
+            let released = match task.state {
+                State::Held(Before::Call(number)) if !tells_of_interruption(number) => {
+                    release(&task, 0)
                 }
+                State::Held(Before::Stop) => release(&task, 0),
+                State::Held(Before::Signal(signal)) => release(&task, signal),
+                // To let it go here would cut the call short: behind it that can be undone.
+                State::Held(Before::Call(_)) => {
+                    let _ = ptrace::interrupt(task.tid);
+                    let _ = ptrace::syscall(task.tid, 0);
+                    task.state = State::Called(None);
+                    None
+                }
+                State::Called(_) => None,
+                State::Runs => {
+                    let seen = Seen::look(self.process(&task).pid, task.tid);
+                    task.state = State::Called(seen);
+                    let _ = ptrace::interrupt(task.tid);
+                    None
+                }
+            };
+            if released.is_none() {
+                left.push(task);
             }
-            left.push(task);
         }
         self.tasks = left;
+        self.tasks.len() < before
     }
 
     /// This stop interrupts a call as a freeze does.
     fn note(&self, task: &Task, seen: Option<Seen>, job: &mut Job) -> Result<()> {
-        let process = &self.processes[task.of];
+        let process = self.process(task);
         let stopped = Stopped::adopt(task.tid);
         let cut_short = undo_interruption(process.pid, &stopped)?;
         let (before, standing) = ((seen, cut_short), &mut job.standing);
@@ -361,7 +429,9 @@ impl Behind {
 
     /// Ends the job, none of whose tasks may go on without its memory.
     fn end(&mut self) {
-        self.processes.iter().for_each(|process| spawn::kill(process.pid, libc::SIGKILL));
+        // The number of one that has ended may be another's by now.
+        let with_tasks: HashSet<usize> = self.tasks.iter().map(|task| task.of).collect();
+        with_tasks.iter().for_each(|&of| spawn::kill(self.processes[of].pid, libc::SIGKILL));
         self.tasks.clear();
         self.filling = None;
     }
@@ -369,16 +439,25 @@ impl Behind {
 
 impl Drop for Behind {
     fn drop(&mut self) {
-        if !self.tasks.is_empty() {
-            self.end();
-        }
+        self.end();
     }
 }
 
-fn has_ended(tid: i32) -> bool {
-    !matches!(ptrace::look(tid), Ok(None))
+fn place(task: &Task) -> Result<Place> {
+    ptrace::place(task.tid).map_err(|error| failed(task.tid, error))
+}
+
+/// Lets a task go on to its next stop; if it was killed meanwhile, the next look tells.
+fn go(task: &Task, signal: i32) -> Option<Next> {
+    let _ = ptrace::syscall(task.tid, signal);
+    None
+}
+
+/// Lets a task go for good; one that was killed meanwhile has yet to be heard.
+fn release(task: &Task, signal: i32) -> Option<Next> {
+    ptrace::detach(task.tid, signal).is_ok().then_some(Next::Left)
 }
 
 fn failed(tid: i32, error: std::io::Error) -> Error {
-    Error::os(format!("cannot look after task {tid}"), error)
+    Error::os(format!("cannot look after task {tid}"), error).kind_is(ErrorKind::Os)
 }

@@ -44,7 +44,7 @@ const TIME: u64 = 16;
 const STAT: u64 = 144;
 const RUSAGE: u64 = 144;
 const EPOLL_EVENT: u64 = 12;
-/// Below the stack pointer rt_sigreturn(2) finds what the kernel has put there: at most an XSAVE area of
+/// At the stack pointer rt_sigreturn(2) finds what the kernel has put there: at most an XSAVE area of
 /// 11 008 bytes and some more.
 const FRAME: u64 = 16 << 10;
 
@@ -73,7 +73,6 @@ const CALLS: &[(i64, &[Rule])] = &[
     (libc::SYS_newfstatat, &[Path(1), Bytes(2, STAT)]),
     (libc::SYS_statx, &[Path(1), Bytes(4, 256)]),
     (libc::SYS_open, &[Path(0)]),
-    (libc::SYS_openat, &[Path(1)]),
     (libc::SYS_creat, &[Path(0)]),
     (libc::SYS_access, &[Path(0)]),
     (libc::SYS_faccessat, &[Path(1)]),
@@ -166,6 +165,9 @@ pub(super) fn uses(call: &Call) -> Option<Vec<Use>> {
         }
         libc::SYS_mmap if fourth as i32 & MAP_FIXED != 0 => Some(vec![Use::Remap(first, second)]),
         libc::SYS_mmap => Some(vec![]),
+        // Relative to another folder, it may be a process'.
+        libc::SYS_openat if first as i32 != libc::AT_FDCWD => None,
+        libc::SYS_openat => Some(vec![Use::Path(second)]),
         libc::SYS_brk if first == 0 => Some(vec![]),
         libc::SYS_brk => Some(vec![Use::Break(first)]),
         libc::SYS_ioctl => match libc::Ioctl::from(command) {

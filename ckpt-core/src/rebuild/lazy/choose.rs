@@ -92,11 +92,12 @@ fn by_the_kernel(task: &Task) -> Vec<(u64, u64)> {
         all.push(from(address, length.into()));
         all.push(from(task.rseq_section, CRITICAL_SECTION));
     }
-    if task.interrupted.is_some() {
+    if let Some(call) = task.interrupted {
         let r = registers;
         all.extend([r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9].map(|at| from(at, ARGUMENT)));
-        // poll(2), whose entries may be many.
-        all.push(from(r.rdi, u64::from(r.rsi as u32).saturating_mul(8).min(1 << 20)));
+        if call.number == libc::SYS_poll {
+            all.push(from(r.rdi, u64::from(r.rsi as u32).saturating_mul(8)));
+        }
     }
     all
 }

@@ -30,7 +30,7 @@ enum State {
 /// What the threads share.
 #[derive(Debug)]
 pub(super) struct Store {
-    pages: Pages,
+    pages: Arc<Pages>,
     faults: Faults,
     /// The blocks that come later, by index in `pages.located`.
     blocks: Vec<usize>,
@@ -56,11 +56,12 @@ struct Progress {
 
 /// The threads at work. Dropping it ends them; what is missing then stays so until the process dies.
 #[derive(Debug)]
-pub(super) struct Filling {
+pub(crate) struct Filling {
     store: Arc<Store>,
     threads: Vec<JoinHandle<()>>,
     /// Threads that fill what nobody has touched: none yet, and how many there are to be.
     wanted: Option<usize>,
+    bytes: u64,
 }
 
 impl Filling {
@@ -69,28 +70,37 @@ impl Filling {
     /// # Errors
     ///
     /// There can be no thread for that.
-    pub(super) fn begin(pages: Pages, lazy: &Lazy, faults: Faults, wanted: usize) -> Result<Self> {
+    pub(crate) fn begin(
+        pages: Arc<Pages>,
+        lazy: &Lazy,
+        faults: Faults,
+        wanted: usize,
+    ) -> Result<Self> {
         let store = Arc::new(Store::new(pages, lazy, faults)?);
-        let mut this = Self { store, threads: Vec::new(), wanted: Some(wanted) };
+        let mut this = Self { store, threads: Vec::new(), wanted: Some(wanted), bytes: lazy.bytes };
         this.spawn("ckpt-faults", |store, unpacker| store.serve(unpacker))?;
         Ok(this)
     }
 
-    /// Begins to fill what nobody has touched, if that has not begun.
+    /// Begins to fill what nobody has touched, if that has not begun. Where there can be no thread for that
+    /// it is done at once.
     ///
     /// # Errors
     ///
-    /// There can be no thread for that.
-    pub(super) fn want_all(&mut self) -> Result<()> {
+    /// As of [`Self::is_over`].
+    pub(super) fn want_all(&mut self, unpacker: &mut Unpacker) -> Result<()> {
         let Some(wanted) = self.wanted.take() else { return Ok(()) };
-        for _ in 0..workers(wanted) {
-            // Fewer of these do as well, as long as there is one.
-            match self.spawn("ckpt-behind", |store, unpacker| store.work(unpacker)) {
-                Err(error) if self.threads.len() == 1 => return Err(error),
-                _ => {}
-            }
+        let begun = (0..workers(wanted))
+            .map_while(|_| self.spawn("ckpt-behind", |store, unpacker| store.work(unpacker)).ok());
+        match begun.count() {
+            0 => self.store.work(unpacker),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Bytes that come later.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     fn spawn(
@@ -143,7 +153,7 @@ impl Drop for Filling {
 }
 
 impl Store {
-    fn new(pages: Pages, lazy: &Lazy, faults: Faults) -> Result<Self> {
+    fn new(pages: Arc<Pages>, lazy: &Lazy, faults: Faults) -> Result<Self> {
         let blocks: Vec<usize> = (0..pages.located.len()).filter(|&i| lazy.has(i)).collect();
         let mut held: Vec<(Span, usize)> = Vec::new();
         for (number, &index) in blocks.iter().enumerate() {

@@ -15,8 +15,14 @@
 //! handler runs, as the kernel writes to the stack then.
 //!
 //! Whatever goes wrong, no task ever sees a page that is not its own: pages of registered areas
-//! come from here or not at all, and with the restorer's death the kernel ends all of the job
-//! (`PTRACE_O_EXITKILL`).
+//! come from here or not at all. With the restorer's death the kernel ends all of the job
+//! (`PTRACE_O_EXITKILL`); it closes files before that, so the stand-in keeps the userfaultfds
+//! ([`super::faults::Keeper`]).
+//!
+//! Not covered: what only a program can do that has no need to. Old static programs that call time(2) through
+//! the vsyscall page with a pointer to missing memory, rseq(2) descriptors in such memory, robust mutexes
+//! there whose owner is killed meanwhile, `/proc/self/mem` opened by a name that does not say so. All but the
+//! third end in an error or a signal, not in wrong bytes.
 
 mod behind;
 mod calls;
@@ -25,3 +31,4 @@ mod fill;
 
 pub use behind::Behind;
 pub(super) use choose::Lazy;
+pub(super) use fill::Filling;
