@@ -60,17 +60,17 @@ impl Seen {
     /// Looks at a task; `None` where the kernel does not show it (`CONFIG_SCHED_DEBUG`).
     pub(crate) fn look(pid: i32, tid: i32) -> Option<Self> {
         let text = proc::read(pid, &format!("task/{tid}/sched")).ok()?;
-        let text = String::from_utf8_lossy(&text);
+        Self::in_words(&String::from_utf8_lossy(&text), proc::stat(tid).ok()?.processor?)
+    }
+
+    fn in_words(text: &str, cpu: i32) -> Option<Self> {
         let field = |name: &str| {
             let line = text.lines().find(|line| line.starts_with(name))?;
             line.rsplit(':').next()?.trim().parse::<f64>().ok()
         };
-        let stat = proc::stat(tid).ok()?;
-        Some(Self {
-            ran: field("se.exec_start")?,
-            switches: field("nr_switches")? as u64,
-            cpu: stat.processor?,
-        })
+        // A sleeper that was moved to another CPU has not run there: it shows zero.
+        let ran = field("se.exec_start").filter(|ran| *ran > 0.0)?;
+        Some(Self { ran, switches: field("nr_switches")? as u64, cpu })
     }
 
     /// How long the task, which now stands frozen, has slept, nanoseconds: zero unless it is sure
@@ -370,4 +370,19 @@ fn keep_limit(
     let call = Interrupted { number, remaining: end - now };
     standing.note(tid, place, call, now);
     Ok(Some(call))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_moved_asleep_is_not_known_to_have_slept() {
+        let text = |ran: &str| {
+            format!("cat (1, #threads: 1)\n---\nse.exec_start   :   {ran}\nnr_switches  :  7\n")
+        };
+        let seen = Seen { ran: 17630.5, switches: 7, cpu: 3 };
+        assert_eq!(Seen::in_words(&text("17630.500000"), 3), Some(seen));
+        assert_eq!(Seen::in_words(&text("0.000000"), 3), None);
+    }
 }

@@ -241,8 +241,10 @@ impl Behind {
             match self.heard(task, status, job) {
                 Ok(Some(next)) => return Ok(next),
                 Ok(None) => {}
-                // It was killed meanwhile, which is what it says next.
-                Err(_) if !matches!(ptrace::look(task.tid), Ok(None)) => {}
+                // It is being killed, which is what it says next.
+                Err(error) if error.kind() == ErrorKind::Gone => {
+                    return Ok(Next::Goes(task.state));
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -459,5 +461,5 @@ fn release(task: &Task, signal: i32) -> Option<Next> {
 }
 
 fn failed(tid: i32, error: std::io::Error) -> Error {
-    Error::os(format!("cannot look after task {tid}"), error).kind_is(ErrorKind::Os)
+    Error::os(format!("cannot look after task {tid}"), error)
 }
