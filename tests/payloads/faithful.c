@@ -288,6 +288,23 @@ static void look_at_odd_directory(void) {
     check("cwd", strcmp(getcwd(now, sizeof now) ? now : "", beside("folder (deleted)")), 0);
 }
 
+// ---- files of procfs
+
+static int own_maps;
+
+static void set_up_own_maps(void) {
+    char some[64];
+    own_maps = ok(open("/proc/self/maps", O_RDONLY));
+    check("read", read(own_maps, some, sizeof some), sizeof some);
+}
+
+static void look_at_own_maps(void) {
+    static char rest[1 << 16];
+    ssize_t length = 0, more;
+    while ((more = read(own_maps, rest + length, sizeof rest - 1 - length)) > 0) length += more;
+    check("rest", length > 0 && strstr(rest, "[stack]") != NULL, 1);
+}
+
 // ---- sealed memory
 
 static int sealed, never_executed;
@@ -352,6 +369,7 @@ static const struct {
     {"timers", set_up_timers, NULL, look_at_timers},
     {"lost directory", set_up_lost_directory, NULL, look_at_lost_directory},
     {"odd directory", set_up_odd_directory, NULL, look_at_odd_directory},
+    {"own maps", set_up_own_maps, NULL, look_at_own_maps},
     {"seals", set_up_seals, NULL, look_at_seals},
     {"sessions", set_up_sessions, NULL, look_at_lost_watch},
 };

@@ -13,11 +13,15 @@ use ckpt_tests::{
     CheckpointFailed, Ended, From, Moments, Payload, Run, User, payload, undisturbed,
 };
 
-/// Name and contents of all files; the control socket is none.
+/// Name and contents of all files; the control socket is none, and the supervisor's lock goes with
+/// the job.
 fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let entries = fs::read_dir(dir).expect("the directory can be read").flatten();
+    let is_lock =
+        |path: &Path| path.extension().is_some_and(|ending| ending == "lock" || ending == "hold");
     let files = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
-    files.map(|e| (e.path(), fs::read(e.path()).expect("it can be read"))).collect()
+    let paths = files.map(|entry| entry.path()).filter(|path| !is_lock(path));
+    paths.map(|path| (path.clone(), fs::read(path).expect("it can be read"))).collect()
 }
 
 /// The checkpoint must fail, say `word`, and leave the directory as it is.

@@ -86,6 +86,23 @@ impl Named {
         String::from_utf8_lossy(&self.path).into_owned()
     }
 
+    /// The process whose file of procfs it is, and which: `/proc/PID/WHICH`.
+    pub(crate) fn of_process(&self) -> Option<(i32, &[u8])> {
+        let rest = self.path.strip_prefix(b"/proc/")?;
+        let slash = rest.iter().position(|&byte| byte == b'/')?;
+        let pid = std::str::from_utf8(&rest[..slash]).ok()?.parse().ok()?;
+        Some((pid, &rest[slash + 1..]))
+    }
+
+    /// Where it is; a file of a process of the job's by the number that this has as seen from here.
+    fn place(&self, outer: &dyn Fn(i32) -> Option<i32>) -> Vec<u8> {
+        let moved = self.of_process().and_then(|(pid, which)| Some((outer(pid)?, which)));
+        match moved {
+            Some((pid, which)) => [format!("/proc/{pid}/").as_bytes(), which].concat(),
+            None => self.path.clone(),
+        }
+    }
+
     fn is_regular(&self) -> bool {
         FileType::from_raw_mode(self.file_type) == FileType::RegularFile
     }
@@ -115,11 +132,16 @@ impl Named {
         Ok(())
     }
 
-    /// Opens it as it was open.
-    pub(crate) fn rebuild(&self, flags: i32, position: u64) -> Result<OwnedFd> {
+    /// Opens it as it was open; `outer` knows the numbers of the job's processes as seen from here.
+    pub(crate) fn rebuild(
+        &self,
+        flags: i32,
+        position: u64,
+        outer: &dyn Fn(i32) -> Option<i32>,
+    ) -> Result<OwnedFd> {
         let failed = |e: io::Error| Error::os(format!("cannot open {}", self.shown()), e);
-        let path = Path::new(OsStr::from_bytes(&self.path));
-        let fd = open_with(path, flags).map_err(failed)?;
+        let place = self.place(outer);
+        let fd = open_with(Path::new(OsStr::from_bytes(&place)), flags).map_err(failed)?;
         if flags & libc::O_PATH != 0 {
             return Ok(fd);
         }

@@ -50,7 +50,7 @@ impl Running {
     ///
     /// It is traced by somebody else, or we may not.
     pub(crate) fn seize(tid: pid_t) -> Result<Option<Self>> {
-        let (mut tries, mut waited) = (0, false);
+        let (mut tries, mut waited, mut again) = (0, false, 0);
         loop {
             match ptrace::seize(tid, libc::PTRACE_O_TRACESYSGOOD) {
                 Ok(()) => return Ok(Some(Self { tid, armed: true })),
@@ -70,6 +70,11 @@ impl Running {
                     std::thread::sleep(Duration::from_micros(200));
                 }
                 Err(_) if std::mem::take(&mut waited) => {}
+                // One whose tracer has just let go, or that dies at this moment.
+                Err(_) if again < 5 && super::proc::tracer(tid) == 0 => {
+                    again += 1;
+                    std::thread::sleep(again * Duration::from_micros(100));
+                }
                 Err(e) if super::proc::tracer(tid) == gettid() => {
                     let what = format!("task {tid} has become another by execve");
                     return Err(Error::new(ErrorKind::Disturbed, what).source(e));

@@ -100,7 +100,7 @@ impl<'a> OpenFiles<'a> {
             What::Stdio(stream) => stdio(stream, file),
             What::Outside(_) => dead_end(file.flags)
                 .map_err(|e| Error::os("cannot make a pipe with one end closed", e)),
-            What::Named(named) => named.rebuild(file.flags, file.position),
+            What::Named(named) => named.rebuild(file.flags, file.position, outer),
             What::Content(index) => {
                 let index = *index as usize;
                 let content = self.snapshot.contents.get(index);

@@ -210,11 +210,11 @@ mod tests {
             Fence::claim(dir.path(), 1, &mut |_| panic!("nobody was there")).unwrap().unwrap();
         assert!(Fence::claim(dir.path(), 1, &mut |_| ()).unwrap().is_none(), "another command");
         old.check().unwrap();
+        let whose = std::sync::Mutex::new(None);
         let new = std::thread::scope(|scope| {
             let newer = scope.spawn(|| {
-                let mut whose = None;
-                let fence = Fence::claim(dir.path(), 2, &mut |it| whose = Some(it.restarts));
-                (fence.unwrap().unwrap(), whose)
+                let mut waits = |it: &Claim| *whose.lock().unwrap() = Some(it.restarts);
+                Fence::claim(dir.path(), 2, &mut waits).unwrap().unwrap()
             });
             while old.check().is_ok() {
                 std::thread::yield_now();
@@ -224,13 +224,14 @@ mod tests {
             fenced.pass(Step::Captured).unwrap();
             assert!(fenced.pass(Step::Durable).is_err(), "nothing may be published");
             assert!(!newer.is_finished());
-            // Until it is seen to be waited for.
-            std::thread::sleep(Duration::from_millis(100));
+            while whose.lock().unwrap().is_none() {
+                std::thread::yield_now();
+            }
             drop(old);
             newer.join().unwrap()
         });
-        assert_eq!(new.1, Some(1));
-        new.0.check().unwrap();
+        assert_eq!(*whose.lock().unwrap(), Some(1));
+        new.check().unwrap();
         let late = Fence::claim(dir.path(), 1, &mut |_| ()).unwrap_err();
         assert_eq!(late.kind(), ErrorKind::Busy);
         drop(new);
