@@ -19,6 +19,7 @@ mod os;
 pub mod probe;
 pub mod progress;
 pub mod rebuild;
+pub mod regions;
 pub mod snapshot;
 
 pub use error::{Error, ErrorKind, Result};

@@ -148,6 +148,11 @@ impl Snapshot {
     ///
     /// The section is missing or damaged.
     pub fn of(image: &image::Reader) -> Result<Self> {
+        if image.has(image::Tag::RGNS) {
+            let what = format!("{} is a program's own checkpoint", image.path().display());
+            return Err(Error::new(ErrorKind::Unsupported, what)
+                .help("start the program again: it reads that by itself"));
+        }
         image.section(SNAPSHOT)?.ok_or_else(|| missing(image, "snapshot"))
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use ckpt_core::image::{Ancestors, Directory, Entry, Header, ImageId, Reader, Whose};
-use ckpt_core::{Error, ErrorKind, Result, snapshot};
+use ckpt_core::{Error, ErrorKind, Result, regions, snapshot};
 use serde_json::json;
 
 use crate::backend;
@@ -35,6 +35,9 @@ pub fn inspect(path: Option<&Path>, voice: &Voice) -> Result<()> {
         let mut facts = facts(image.path(), header, image.file_len());
         facts["blocks"] = image.blocks().into();
         facts["needs"] = json!(needs.iter().map(|it| it.generation).collect::<Vec<u64>>());
+        if let Some(regions) = regions::of_image(&image)? {
+            facts["regions"] = json!(regions.iter().map(ToString::to_string).collect::<Vec<_>>());
+        }
         return print(&format!("{facts}\n"));
     }
     let needs: Vec<String> = needs.iter().map(|needed| needed.generation.to_string()).collect();
@@ -54,7 +57,13 @@ pub fn inspect(path: Option<&Path>, voice: &Voice) -> Result<()> {
         ("machine", format!("{}, pages of {} bytes", machine(header.arch), header.page_size)),
     ];
     print(&lines.map(|(key, value)| format!("{key:<12} {value}\n")).concat())?;
-    print(&snapshot::describe(&image)?.to_string())
+    match regions::of_image(&image)? {
+        None => print(&snapshot::describe(&image)?.to_string()),
+        Some(all) => {
+            let lines = all.iter().map(|region| format!("{:<12} {region}\n", "region"));
+            print(&lines.collect::<String>())
+        }
+    }
 }
 
 /// The name of an ELF machine number.

@@ -55,12 +55,25 @@ pub(crate) struct Place {
 
 impl Base {
     /// Opens the newest generation of `job` in this directory, if a new one may build upon it: those
-    /// that it needs, itself included, are at most `limit`.
+    /// that it needs, itself included, are at most `limit`. The processes' memories are known.
     ///
     /// # Errors
     ///
     /// It is damaged, or has no hashes; then a complete generation is due.
     pub(crate) fn open(directory: &Directory, job: JobId, limit: usize) -> Result<Option<Self>> {
+        let Some(mut this) = Self::of_any(directory, job, limit)? else { return Ok(None) };
+        let snapshot = Snapshot::of(&this.reader)?;
+        let own = (0u32..).zip(&snapshot.processes);
+        this.processes = own.map(|(index, process)| (process.pid, index)).collect();
+        Ok(Some(this))
+    }
+
+    /// The same, whatever its objects are.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::open`].
+    pub(crate) fn of_any(directory: &Directory, job: JobId, limit: usize) -> Result<Option<Self>> {
         let reader = directory.newest_good(Some(job), Whose::Trusted, &mut |_, _| ())?;
         let mut needed =
             vec![Needed { id: reader.header().id, generation: reader.header().generation }];
@@ -72,9 +85,6 @@ impl Base {
         }
         let images = std::iter::once(&reader).chain(ancestors.iter());
         let hashes: Vec<Hashes> = images.map(Hashes::of).collect::<Result<_>>()?;
-        let snapshot = Snapshot::of(&reader)?;
-        let own = (0u32..).zip(&snapshot.processes);
-        let processes = own.map(|(index, process)| (process.pid, index)).collect();
         let mut objects: HashMap<Object, Vec<Known>> = HashMap::new();
         for Located { image, block, runs } in whereabouts(&reader)? {
             for Part { at, run: PageRun { object, address, length } } in runs {
@@ -91,7 +101,12 @@ impl Base {
                 return Err(Error::new(ErrorKind::Damaged, what));
             }
         }
-        Ok(Some(Self { reader, needed, processes, objects, hashes }))
+        Ok(Some(Self { reader, needed, processes: HashMap::new(), objects, hashes }))
+    }
+
+    /// The image itself.
+    pub(crate) fn image(&self) -> &Reader {
+        &self.reader
     }
 
     /// Which image it is.

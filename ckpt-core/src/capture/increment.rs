@@ -38,7 +38,7 @@ pub(super) fn sieve<'a>(
 }
 
 /// Writes where everything is; gives how many other images are needed.
-pub(super) fn write(writer: &mut Writer, found: Found, base: Option<&Base>) -> Result<usize> {
+pub(crate) fn write(writer: &mut Writer, found: Found, base: Option<&Base>) -> Result<usize> {
     let mut numbers: BTreeMap<u32, u32> = BTreeMap::new();
     for (image, _) in found.elsewhere.keys().filter(|(image, _)| *image > 0) {
         numbers.insert(*image, 0);

@@ -1,16 +1,16 @@
 //! Live tree → image: freeze, look at every kind of object, stream the memory, publish, release.
 
-mod base;
+pub(crate) mod base;
 pub(crate) mod files;
 pub(crate) mod freeze;
 mod gate;
-mod increment;
+pub(crate) mod increment;
 mod numbers;
 mod pause;
 pub(crate) mod plan;
 pub(crate) mod processes;
 pub(crate) mod refuse;
-mod sieve;
+pub(crate) mod sieve;
 mod states;
 pub(crate) mod stream;
 mod twin;

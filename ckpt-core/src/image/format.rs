@@ -44,6 +44,8 @@ impl Tag {
     pub const INFO: Self = Self(*b"INFO");
     /// What the job has been through; may be skipped.
     pub const HIST: Self = Self(*b"HIST");
+    /// What a program's own checkpoint holds: its regions.
+    pub const RGNS: Self = Self(*b"RGNS");
     /// The container around the job; may be skipped.
     pub const CTNR: Self = Self(*b"CTNR");
     /// The process number that the job's PID namespace had handed out last; may be skipped.
@@ -60,11 +62,12 @@ impl Tag {
 }
 
 /// The sections that this version understands; an unknown critical one makes an image unreadable.
-pub const KNOWN_TAGS: [Tag; 10] = [
+pub const KNOWN_TAGS: [Tag; 11] = [
     Tag::JOB,
     Tag::PAGE,
     Tag::INFO,
     Tag::HIST,
+    Tag::RGNS,
     Tag::CTNR,
     Tag::LAST,
     Tag::NEED,

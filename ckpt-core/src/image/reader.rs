@@ -110,6 +110,11 @@ impl Reader {
         self.contents.section(tag).map_err(|flaw| flaw.of(&self.path))
     }
 
+    /// Whether it has such a section.
+    pub fn has(&self, tag: Tag) -> bool {
+        self.contents.sections().any(|(header, _)| header.tag == tag)
+    }
+
     /// How many blocks there are; their ids are 0 up to this.
     pub fn blocks(&self) -> usize {
         self.contents.rows.len()

@@ -8,7 +8,7 @@ mod faults;
 mod files;
 mod ladder;
 mod lazy;
-mod pages;
+pub(crate) mod pages;
 mod skeleton;
 mod spans;
 mod turns;
@@ -23,7 +23,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::capture::watch::Watches;
 use crate::error::{Error, Result};
-use crate::image;
+use crate::image::{self, Whose};
 use crate::job::{Container, History, Job};
 use crate::kinds::call::Standing;
 use crate::kinds::event::{self, Watch};
@@ -123,7 +123,7 @@ pub fn rebuild(
 ) -> Result<Rebuilt> {
     let started = Instant::now();
     let snapshot = Snapshot::of(image)?;
-    let pages = Arc::new(Pages::open(image)?);
+    let pages = Arc::new(Pages::open(image, Whose::Trusted)?);
     let history: History = image.section(image::Tag::HIST)?.unwrap_or_default();
     let container: Option<Container> = image.section(image::Tag::CTNR)?;
     sound::check(&snapshot)?;

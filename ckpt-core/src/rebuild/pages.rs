@@ -40,8 +40,8 @@ pub(crate) struct Pages {
 
 impl Pages {
     /// Opens the images that `image` needs.
-    pub(crate) fn open(image: &Reader) -> Result<Self> {
-        let ancestors = Ancestors::of(image, Whose::Trusted)?;
+    pub(crate) fn open(image: &Reader, whose: Whose) -> Result<Self> {
+        let ancestors = Ancestors::of(image, whose)?;
         Ok(Self { image: image.clone(), ancestors, located: whereabouts(image)? })
     }
 
@@ -82,6 +82,11 @@ impl Pages {
         }
         let put = |block: &Located, bytes: &[u8]| places.put(block, bytes, true);
         self.decode(&blocks, wanted, observer, &put).map(drop)
+    }
+
+    /// The image.
+    pub(crate) fn image(&self) -> &Reader {
+        &self.image
     }
 
     /// The bytes of a block.

@@ -1,0 +1,274 @@
+//! A version being written: all of it gets there, or nothing.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use memmap2::MmapMut;
+
+use super::catalog::{Catalog, Region};
+use super::element::Element;
+use super::place::Place;
+use super::store::{self, Store};
+use crate::capture::base::Base;
+use crate::capture::increment;
+use crate::capture::plan::{Extent, Plan, Source};
+use crate::capture::sieve::Sieve;
+use crate::capture::stream::{self, Means};
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{Importance, NewHeader, Tag, Writer};
+use crate::progress::Silent;
+use crate::snapshot::pages::Object;
+
+/// What a version's commit did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Its number.
+    pub version: u64,
+    /// Our own rank's image.
+    pub path: PathBuf,
+    /// Bytes of all regions.
+    pub bytes: u64,
+    /// Bytes of the image.
+    pub bytes_stored: u64,
+    /// Bytes that earlier versions have.
+    pub bytes_unchanged: u64,
+    /// How many earlier versions it refers to.
+    pub needs: usize,
+    /// How long it took until all was durable.
+    pub total: Duration,
+}
+
+/// A version in the making. Nothing of it is on disk before [`Transaction::commit`]; dropped before, it
+/// leaves nothing behind.
+#[derive(Debug)]
+#[must_use = "nothing is saved before it is committed"]
+pub struct Transaction<'s, 'd> {
+    store: &'s mut Store,
+    version: u64,
+    catalog: Catalog,
+    data: Vec<Cow<'d, [u8]>>,
+}
+
+impl<'s, 'd> Transaction<'s, 'd> {
+    pub(super) fn new(store: &'s mut Store, version: u64) -> Self {
+        let (rank, ranks) = (store.place.options.rank, store.place.options.ranks);
+        let catalog = Catalog { rank, ranks, regions: Vec::new() };
+        Self { store, version, catalog, data: Vec::new() }
+    }
+
+    /// Adds an array.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Usage`] if there is one of that name already.
+    pub fn add<T: Element>(&mut self, name: &str, elements: &'d [T]) -> Result<&mut Self> {
+        self.add_shaped(name, elements, &[elements.len() as u64])
+    }
+
+    /// Adds an array of several dimensions, the slowest first.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Usage`] if there is one of that name already, or the elements are not as many as the
+    /// shape says.
+    pub fn add_shaped<T: Element>(
+        &mut self,
+        name: &str,
+        elements: &'d [T],
+        shape: &[u64],
+    ) -> Result<&mut Self> {
+        let region = Region::new::<T>(name, shape);
+        if region.elements() != Some(elements.len() as u64) {
+            let what = format!("{region}: that is not what {} elements are", elements.len());
+            return Err(Error::new(ErrorKind::Usage, what));
+        }
+        self.push(region, Cow::Borrowed(bytemuck::must_cast_slice(elements)))
+    }
+
+    /// Adds a single value.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::add`].
+    pub fn add_value<T: Element>(&mut self, name: &str, value: T) -> Result<&mut Self> {
+        self.push(Region::new::<T>(name, &[]), Cow::Owned(bytemuck::bytes_of(&value).to_vec()))
+    }
+
+    fn push(&mut self, region: Region, bytes: Cow<'d, [u8]>) -> Result<&mut Self> {
+        if self.catalog.find(&region.name).is_some() {
+            let what = format!("there are two regions named {:?}", region.name);
+            return Err(Error::new(ErrorKind::Usage, what));
+        }
+        self.catalog.regions.push(region);
+        self.data.push(bytes);
+        Ok(self)
+    }
+
+    /// Writes the version, and returns when it is durable.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says; the versions before are as they were.
+    pub fn commit(self) -> Result<Report> {
+        let sources = self.data.iter().map(|bytes| Bytes::of(bytes)).collect::<Result<_>>()?;
+        let report = write(&self.store.place, self.version, &self.catalog, sources, false)?;
+        self.store.newest = Some(self.version);
+        Ok(report)
+    }
+
+    /// Copies all arrays, so that they may be changed as soon as this returns, and writes the copy
+    /// meanwhile. The next version begins when this one is durable.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for the copy, or no thread.
+    pub fn commit_async(self) -> Result<Pending> {
+        let sources = self.data.iter().map(|bytes| Bytes::copied(bytes)).collect::<Result<_>>()?;
+        let (place, catalog, version) = (self.store.place.clone(), self.catalog, self.version);
+        let outcome = Arc::new((Mutex::new(None), Condvar::new()));
+        let told = Arc::clone(&outcome);
+        let work = move || {
+            let written = write(&place, version, &catalog, sources, true);
+            *told.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(written);
+            told.1.notify_all();
+        };
+        let thread = std::thread::Builder::new().name("ckpt-regions".into()).spawn(work);
+        let thread = thread.map_err(|e| Error::os("cannot start a thread", e))?;
+        self.store.running = Some(thread);
+        self.store.newest = Some(version);
+        Ok(Pending { outcome })
+    }
+}
+
+/// A version that is being written from a copy. Dropped, it is written all the same.
+#[derive(Debug)]
+pub struct Pending {
+    outcome: Arc<(Mutex<Option<Result<Report>>>, Condvar)>,
+}
+
+impl Pending {
+    /// Waits until it is durable.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Transaction::commit`].
+    pub fn wait(self) -> Result<Report> {
+        let (outcome, told) = &*self.outcome;
+        let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match outcome.take() {
+                Some(written) => return written,
+                None => outcome = told.wait(outcome).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    /// Whether [`Self::wait`] would return at once.
+    pub fn is_over(&self) -> bool {
+        self.outcome.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+}
+
+/// An array's bytes as the page stream reads them.
+struct Bytes {
+    source: Source,
+    at: u64,
+    length: u64,
+}
+
+impl Bytes {
+    /// In their place: by way of our own `/proc/self/mem`, as another process' memory is read.
+    fn of(bytes: &[u8]) -> Result<Self> {
+        let memory = File::open("/proc/self/mem");
+        let memory = memory.map_err(|e| Error::os("cannot open /proc/self/mem", e))?;
+        let (at, length) = (bytes.as_ptr().addr() as u64, bytes.len() as u64);
+        Ok(Self { source: Source::File(memory), at, length })
+    }
+
+    fn copied(bytes: &[u8]) -> Result<Self> {
+        // A map cannot be empty.
+        let mut copy = MmapMut::map_anon(bytes.len().max(1))
+            .map_err(|e| Error::os("there is no memory for a copy of the regions", e))?;
+        copy[..bytes.len()].copy_from_slice(bytes);
+        Ok(Self { source: Source::Held(copy), at: 0, length: bytes.len() as u64 })
+    }
+}
+
+/// Writes our own rank's image of a version.
+fn write(
+    place: &Place,
+    version: u64,
+    catalog: &Catalog,
+    sources: Vec<Bytes>,
+    beside: bool,
+) -> Result<Report> {
+    let begun = Instant::now();
+    let options = place.options;
+    let directory = place.directory()?;
+    store::give_up(place, &directory, version)?;
+    let base = match options.increments {
+        0 => None,
+        limit => Base::of_any(&directory, place.id(), limit)
+            .inspect_err(|error| tracing::debug!(%error, "nothing to build upon"))
+            .ok()
+            .flatten(),
+    };
+    let header = NewHeader { job: place.id(), generation: version };
+    let mut writer = Writer::create(&place.dir, &place.file_name(version), &header, options.level)?;
+    let mut plan = Plan::default();
+    let mut bytes = 0;
+    for (number, Bytes { source, at, length }) in (0u32..).zip(sources) {
+        let object = Object::Memory(number);
+        plan.sources.push(source);
+        let (address, keep_zeroes, is_private) = (0, false, false);
+        plan.extents.push(Extent {
+            object,
+            address,
+            length,
+            source: number,
+            at,
+            keep_zeroes,
+            is_private,
+        });
+        bytes += length;
+    }
+    let sieve = Sieve {
+        job: place.id(),
+        base: base.as_ref(),
+        memories: memories(catalog, base.as_ref()),
+        hashes: options.increments > 0,
+        seen: None,
+    };
+    let means = Means { level: options.level, workers: options.workers, beside };
+    let (found, streamed) = stream::write(&plan, &writer, &sieve, &means, &Silent)?;
+    drop(plan);
+    writer.section(Tag::RGNS, Importance::Critical, catalog)?;
+    let needs = increment::write(&mut writer, found, base.as_ref())?;
+    let published = writer.finish()?.publish()?;
+    drop(base);
+    if let Err(error) = store::prune(place, &directory) {
+        tracing::warn!(%error, "older versions stay");
+    }
+    Ok(Report {
+        version,
+        path: published.path,
+        bytes,
+        bytes_stored: published.bytes,
+        bytes_unchanged: streamed.unchanged,
+        needs,
+        total: begun.elapsed(),
+    })
+}
+
+/// Which region of the base each one is compared with: that of the same name and kind.
+fn memories(catalog: &Catalog, base: Option<&Base>) -> Vec<Option<Object>> {
+    let before = base.and_then(|base| Catalog::of(base.image()).ok()).unwrap_or_default();
+    let same = |region: &Region| {
+        let (number, then) = before.find(&region.name)?;
+        ((then.kind, then.size) == (region.kind, region.size)).then_some(Object::Memory(number))
+    };
+    catalog.regions.iter().map(same).collect()
+}
