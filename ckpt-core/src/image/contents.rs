@@ -1,6 +1,8 @@
 //! All of an image but its blocks, read and checked: from the header to the trailer at the end,
-//! from there to the manifest, its sections, and the block table among them.
+//! from there to the manifest, its sections, and the block table among them. What is long and may be
+//! skipped is only read when it is wanted, so that a restart's time does not grow with it.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -28,47 +30,97 @@ pub(super) struct Contents {
     sections: Vec<Section>,
 }
 
-/// A section and where its stored bytes are in the manifest.
+/// A section and where its stored bytes are.
 #[derive(Debug)]
 struct Section {
     header: SectionHeader,
-    at: Range<usize>,
+    at: Place,
 }
 
+#[derive(Debug, Clone)]
+enum Place {
+    /// In the manifest that was read.
+    Read(Range<usize>),
+    /// From this offset of the file on.
+    OnDisk(u64),
+}
+
+/// Manifests up to this are read at once.
+const SHORT: u64 = 1 << 20;
+/// From this on, a section that may be skipped is only read when it is wanted.
+const LONG: u64 = 256 << 10;
+
 impl Contents {
+    /// Reads and checks what a restart may need.
     pub(super) fn load(file: &File) -> Result<Self, Flaw> {
+        Self::read(file, |trailer| match trailer.length {
+            ..=SHORT => read_manifest(file, trailer),
+            _ => read_in_parts(file, trailer),
+        })
+    }
+
+    /// Reads and checks everything.
+    pub(super) fn load_all(file: &File) -> Result<Self, Flaw> {
+        Self::read(file, |trailer| read_manifest(file, trailer))
+    }
+
+    fn read(
+        file: &File,
+        manifest: impl FnOnce(&Trailer) -> Result<(Vec<u8>, Vec<Section>), Flaw>,
+    ) -> Result<Self, Flaw> {
         let header = read_header(file)?;
         let metadata = file.metadata().map_err(|source| Flaw::read("length", source))?;
         let length = metadata.len();
         let trailer = read_trailer(file, header.id, length)?;
-        let (manifest, sections) = read_manifest(file, &trailer)?;
+        let (manifest, sections) = manifest(&trailer)?;
         let mut this = Self { header, length, rows: Vec::new(), manifest, sections };
         let table = "block table (section BLKS)";
         this.rows =
-            this.section(Tag::BLKS)?.ok_or_else(|| Flaw::damaged(table, "there is none"))?;
+            this.section(file, Tag::BLKS)?.ok_or_else(|| Flaw::damaged(table, "there is none"))?;
         check_tiling(&this.rows, trailer.offset).map_err(|why| Flaw::damaged(table, why))?;
         Ok(this)
     }
 
-    pub(super) fn section<T: Decode<()>>(&self, tag: Tag) -> Result<Option<T>, Flaw> {
+    pub(super) fn section<T: Decode<()>>(&self, file: &File, tag: Tag) -> Result<Option<T>, Flaw> {
         let Some(section) = self.sections.iter().find(|section| section.header.tag == tag) else {
             return Ok(None);
         };
         let flaw = |why: String| Flaw::damaged(format!("section {tag:?}"), why);
-        let stored = self.manifest.get(section.at.clone()).unwrap_or_default();
+        let stored = self.stored(file, section)?;
         let value = if section.header.zstd() {
-            let plain = codec::expand(stored, section.header.plain);
+            let plain = codec::expand(&stored, section.header.plain);
             codec::decode(&plain.map_err(|source| flaw(source.to_string()))?)
         } else {
-            codec::decode(stored)
+            codec::decode(&stored)
         };
         value.map(Some).map_err(|source| flaw(source.to_string()))
     }
 
-    /// All sections as they are stored.
-    pub(super) fn sections(&self) -> impl Iterator<Item = (&SectionHeader, &[u8])> {
-        let stored = |it: &Section| self.manifest.get(it.at.clone()).unwrap_or_default();
-        self.sections.iter().map(move |section| (&section.header, stored(section)))
+    fn stored(&self, file: &File, section: &Section) -> Result<Cow<'_, [u8]>, Flaw> {
+        match &section.at {
+            Place::Read(at) => Ok(self.manifest.get(at.clone()).unwrap_or_default().into()),
+            Place::OnDisk(offset) => {
+                let mut stored = Vec::new();
+                append(file, &mut stored, *offset, section.header.stored)?;
+                check_section(&section.header, &stored)?;
+                Ok(stored.into())
+            }
+        }
+    }
+
+    /// The headers of all sections.
+    pub(super) fn headers(&self) -> impl Iterator<Item = &SectionHeader> {
+        self.sections.iter().map(|section| &section.header)
+    }
+
+    /// Those sections that are wanted, as they are stored.
+    pub(super) fn sections(
+        &self,
+        file: &File,
+        wanted: impl Fn(&SectionHeader) -> bool,
+    ) -> Result<Vec<(&SectionHeader, Cow<'_, [u8]>)>, Flaw> {
+        let those = self.sections.iter().filter(|section| wanted(&section.header));
+        those.map(|section| Ok((&section.header, self.stored(file, section)?))).collect()
     }
 
     pub(super) fn summary(&self) -> Summary {
@@ -106,15 +158,68 @@ fn read_trailer(file: &File, id: super::ImageId, length: u64) -> Result<Trailer,
     Trailer::decode(&bytes, id, length)
 }
 
-fn read_manifest(file: &File, trailer: &Trailer) -> Result<(Vec<u8>, Vec<Section>), Flaw> {
-    let length = usize::try_from(trailer.length).unwrap_or(usize::MAX);
-    let mut manifest = Vec::new();
-    if manifest.try_reserve_exact(length).is_err() {
+/// Reads a stretch of the file, behind what is there.
+fn append(file: &File, bytes: &mut Vec<u8>, offset: u64, length: u64) -> Result<(), Flaw> {
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    if bytes.try_reserve_exact(length).is_err() {
         return Err(Flaw::Read("manifest".into(), std::io::ErrorKind::OutOfMemory.into()));
     }
-    manifest.resize(length, 0);
-    file.read_exact_at(&mut manifest, trailer.offset)
-        .map_err(|source| Flaw::read("manifest", source))?;
+    let start = bytes.len();
+    bytes.resize(start + length, 0);
+    file.read_exact_at(&mut bytes[start..], offset).map_err(|source| Flaw::read("manifest", source))
+}
+
+/// Reads section by section, but for those that are long and may be skipped. Each has its own checksum; that
+/// of the whole manifest is for who reads all of it.
+fn read_in_parts(file: &File, trailer: &Trailer) -> Result<(Vec<u8>, Vec<Section>), Flaw> {
+    let (mut manifest, mut sections) = (Vec::new(), Vec::new());
+    let end = trailer.offset.saturating_add(trailer.length);
+    let mut offset = trailer.offset;
+    while offset < end {
+        let here = || format!("section header at offset {offset}");
+        let mut bytes = Vec::new();
+        append(file, &mut bytes, offset, SECTION_HEADER_LEN as u64)?;
+        let header = SectionHeader::decode(&bytes);
+        let header = header.ok_or_else(|| Flaw::damaged(here(), "its checksum is wrong"))?;
+        let start = offset + SECTION_HEADER_LEN as u64;
+        let behind = start.saturating_add(header.stored);
+        if behind > end {
+            return Err(Flaw::damaged(here(), "it is longer than the rest"));
+        }
+        let at = if header.critical() || header.stored < LONG {
+            let begin = manifest.len();
+            append(file, &mut manifest, start, header.stored)?;
+            check_section(&header, &manifest[begin..])?;
+            Place::Read(begin..manifest.len())
+        } else {
+            Place::OnDisk(start)
+        };
+        add(&mut sections, Section { header, at }, here)?;
+        offset = behind;
+    }
+    Ok((manifest, sections))
+}
+
+/// Adds a section to those that there are.
+fn add(
+    sections: &mut Vec<Section>,
+    section: Section,
+    here: impl Fn() -> String,
+) -> Result<(), Flaw> {
+    let tag = section.header.tag;
+    if sections.len() == MAX_SECTIONS {
+        return Err(Flaw::damaged(here(), "there are too many"));
+    }
+    if sections.iter().any(|section| section.header.tag == tag) {
+        return Err(Flaw::damaged(here(), format!("{tag:?} is there twice")));
+    }
+    sections.push(section);
+    Ok(())
+}
+
+fn read_manifest(file: &File, trailer: &Trailer) -> Result<(Vec<u8>, Vec<Section>), Flaw> {
+    let mut manifest = Vec::new();
+    append(file, &mut manifest, trailer.offset, trailer.length)?;
     let sections = parse(&manifest, trailer.offset)?;
     // Last, because the checks before it can tell which part is damaged.
     if crc32fast::hash(&manifest) != trailer.crc {
@@ -136,13 +241,7 @@ fn parse(manifest: &[u8], offset: u64) -> Result<Vec<Section>, Flaw> {
         let stored = manifest.get(start..end);
         let stored = stored.ok_or_else(|| Flaw::damaged(here(), "it is longer than the rest"))?;
         check_section(&header, stored)?;
-        if sections.len() == MAX_SECTIONS {
-            return Err(Flaw::damaged(here(), "there are too many"));
-        }
-        if sections.iter().any(|section| section.header.tag == header.tag) {
-            return Err(Flaw::damaged(here(), format!("{:?} is there twice", header.tag)));
-        }
-        sections.push(Section { header, at: start..end });
+        add(&mut sections, Section { header, at: Place::Read(start..end) }, here)?;
         at = end;
     }
     Ok(sections)

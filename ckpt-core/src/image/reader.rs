@@ -1,6 +1,7 @@
 //! Reads an image and trusts nothing of it: opening checks all but the blocks, reading a block
 //! checks that block, [`Reader::verify`] checks everything.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -107,12 +108,12 @@ impl Reader {
     ///
     /// [`ErrorKind::Damaged`](crate::ErrorKind::Damaged) if its bytes are not such a value.
     pub fn section<T: Decode<()>>(&self, tag: Tag) -> Result<Option<T>> {
-        self.contents.section(tag).map_err(|flaw| flaw.of(&self.path))
+        self.contents.section(&self.file, tag).map_err(|flaw| flaw.of(&self.path))
     }
 
     /// Whether it has such a section.
     pub fn has(&self, tag: Tag) -> bool {
-        self.contents.sections().any(|(header, _)| header.tag == tag)
+        self.contents.headers().any(|header| header.tag == tag)
     }
 
     /// How many blocks there are; their ids are 0 up to this.
@@ -153,9 +154,13 @@ impl Reader {
         Ok((Packed { stored, codec, crc }, plain as usize))
     }
 
-    /// All sections that this version knows, as they are stored.
-    pub(super) fn stored_sections(&self) -> impl Iterator<Item = (&SectionHeader, &[u8])> {
-        self.contents.sections().filter(|(header, _)| header.known())
+    /// All sections that this version knows, but for some, as they are stored.
+    pub(super) fn stored_sections(
+        &self,
+        but: &[Tag],
+    ) -> Result<Vec<(&SectionHeader, Cow<'_, [u8]>)>> {
+        let wanted = |header: &SectionHeader| header.known() && !but.contains(&header.tag);
+        self.contents.sections(&self.file, wanted).map_err(|flaw| flaw.of(&self.path))
     }
 
     /// The other images without which this one cannot be restored.
@@ -209,7 +214,7 @@ impl Reader {
     /// As [`Reader::open`] and [`Reader::read_block`], of the first part that is not whole.
     pub fn verify(&self, observer: &dyn Observer, workers: usize) -> Result<Summary> {
         // Once more: the file may have changed since it was opened.
-        let contents = Contents::load(&self.file).map_err(|flaw| flaw.of(&self.path))?;
+        let contents = Contents::load_all(&self.file).map_err(|flaw| flaw.of(&self.path))?;
         let summary = contents.summary();
         let all = Verification::new(&self.file, &contents, observer, summary.plain);
         match all.run(workers)? {

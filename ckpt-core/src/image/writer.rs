@@ -126,11 +126,11 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// As [`Writer::section`].
+    /// As [`Writer::section`] and [`Reader::section`].
     pub fn copy_sections(&mut self, from: &Reader, but: &[Tag]) -> Result<()> {
-        for (header, stored) in from.stored_sections().filter(|(it, _)| !but.contains(&it.tag)) {
+        for (header, stored) in from.stored_sections(but)? {
             self.admit(header.tag)?;
-            self.sections.push((*header, stored.to_vec()));
+            self.sections.push((*header, stored.into_owned()));
         }
         Ok(())
     }

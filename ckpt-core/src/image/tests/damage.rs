@@ -350,3 +350,30 @@ proptest! {
         let _ = codec::expand(&table, plain);
     }
 }
+
+/// It is not even read by who does not want it.
+#[test]
+fn in_a_long_section_that_may_be_skipped() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = Writer::create(dir.path(), &name(1), &new(1), 0).unwrap();
+    writer.append(&[7; 3000], &mut Packer::new(1).unwrap()).unwrap();
+    let hashes: Vec<[u8; 16]> = noise(1, 16 * 100_000).as_chunks::<16>().0.to_vec();
+    writer.section(Tag::JOB, Importance::Critical, &vec![42u64; 500]).unwrap();
+    writer.raw_section(Tag::HASH, Importance::Skippable, &hashes).unwrap();
+    writer.section(Tag::HIST, Importance::Skippable, &5u32).unwrap();
+    let path = writer.commit().unwrap().path;
+    let read = |image: &Reader| image.section::<Vec<[u8; 16]>>(Tag::HASH);
+    let image = Reader::open(&path).unwrap();
+    assert!(read(&image).unwrap().unwrap() == hashes);
+    check(&path).unwrap();
+
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let image = Reader::open(&path).unwrap();
+    assert_eq!(image.section::<u32>(Tag::HIST).unwrap(), Some(5));
+    assert_eq!(image.section::<Vec<u64>>(Tag::JOB).unwrap().unwrap().len(), 500);
+    assert_eq!(read(&image).unwrap_err().kind(), ErrorKind::Damaged);
+    assert_eq!(check(&path).unwrap_err().kind(), ErrorKind::Damaged);
+}
