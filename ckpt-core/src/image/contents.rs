@@ -37,6 +37,9 @@ struct Section {
     at: Place,
 }
 
+/// A section as it is stored.
+pub(super) type Stored<'a> = (&'a SectionHeader, Cow<'a, [u8]>);
+
 #[derive(Debug, Clone)]
 enum Place {
     /// In the manifest that was read.
@@ -118,7 +121,7 @@ impl Contents {
         &self,
         file: &File,
         wanted: impl Fn(&SectionHeader) -> bool,
-    ) -> Result<Vec<(&SectionHeader, Cow<'_, [u8]>)>, Flaw> {
+    ) -> Result<Vec<Stored<'_>>, Flaw> {
         let those = self.sections.iter().filter(|section| wanted(&section.header));
         those.map(|section| Ok((&section.header, self.stored(file, section)?))).collect()
     }

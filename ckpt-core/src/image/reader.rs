@@ -1,7 +1,6 @@
 //! Reads an image and trusts nothing of it: opening checks all but the blocks, reading a block
 //! checks that block, [`Reader::verify`] checks everything.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -13,7 +12,7 @@ use bincode::Decode;
 
 use super::ancestors::Needed;
 use super::block::{BlockId, Packed, Row, Unpacker};
-use super::contents::Contents;
+use super::contents::{Contents, Stored};
 use super::format::{Flaw, Header, SectionHeader, Tag, io_error};
 use super::owner;
 use super::temp::open_regular;
@@ -155,10 +154,7 @@ impl Reader {
     }
 
     /// All sections that this version knows, but for some, as they are stored.
-    pub(super) fn stored_sections(
-        &self,
-        but: &[Tag],
-    ) -> Result<Vec<(&SectionHeader, Cow<'_, [u8]>)>> {
+    pub(super) fn stored_sections(&self, but: &[Tag]) -> Result<Vec<Stored<'_>>> {
         let wanted = |header: &SectionHeader| header.known() && !but.contains(&header.tag);
         self.contents.sections(&self.file, wanted).map_err(|flaw| flaw.of(&self.path))
     }
