@@ -146,15 +146,20 @@ mod tests {
     use super::*;
     use crate::os::PAGE;
 
-    #[test]
-    fn missing_pages_are_brought() {
+    /// None where the kernel forbids it.
+    fn of_ourselves() -> Option<Uffd> {
         // SAFETY: takes a number, and gives a descriptor that is nobody else's.
-        let uffd = match unsafe { libc::syscall(libc::SYS_userfaultfd, Uffd::FLAGS) } {
-            -1 => return,
+        let fd = match unsafe { libc::syscall(libc::SYS_userfaultfd, Uffd::FLAGS) } {
+            -1 => return None,
             // SAFETY: as above.
             fd => unsafe { OwnedFd::from_raw_fd(fd as i32) },
         };
-        let uffd = Uffd::with(uffd, 0).unwrap();
+        Some(Uffd::with(fd, 0).unwrap())
+    }
+
+    #[test]
+    fn missing_pages_are_brought() {
+        let Some(uffd) = of_ourselves() else { return };
         let length = 4 * PAGE as usize;
         let room = MmapMut::map_anon(length).unwrap();
         let start = room.as_ptr() as u64;
@@ -174,13 +179,7 @@ mod tests {
 
     #[test]
     fn what_is_there_stays() {
-        // SAFETY: as above.
-        let uffd = match unsafe { libc::syscall(libc::SYS_userfaultfd, Uffd::FLAGS) } {
-            -1 => return,
-            // SAFETY: as above.
-            fd => unsafe { OwnedFd::from_raw_fd(fd as i32) },
-        };
-        let uffd = Uffd::with(uffd, 0).unwrap();
+        let Some(uffd) = of_ourselves() else { return };
         let mut room = MmapMut::map_anon(2 * PAGE as usize).unwrap();
         room[0] = 1;
         let start = room.as_ptr() as u64;
