@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use ckpt_core::capture;
 use ckpt_core::job::JobId;
-use ckpt_core::rebuild::Fill;
 use ckpt_core::{Error, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -17,6 +16,7 @@ use crate::container::flags::InContainer;
 use crate::coordinator::place::Address;
 use crate::coordinator::secret;
 use crate::gc;
+pub use crate::lazily::Lazily;
 use crate::pace::{self, Interval, Pace};
 use crate::slurm;
 use crate::slurm::round::Round;
@@ -191,34 +191,6 @@ impl UnderSlurm {
         let slurm = self.slurm.then(|| "--slurm".to_owned());
         let total = self.total.map(|total| format!("--total={total}"));
         slurm.into_iter().chain(total).collect()
-    }
-}
-
-/// How memory is filled while a restored job runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Lazily {
-    /// What it touches first, and the rest behind
-    Behind,
-    /// What it touches, and the rest once something needs that: a checkpoint, a fork
-    Touched,
-}
-
-impl Lazily {
-    /// The same as a word of a command line.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Behind => "--lazy=behind",
-            Self::Touched => "--lazy=touched",
-        }
-    }
-}
-
-impl From<Lazily> for Fill {
-    fn from(lazily: Lazily) -> Self {
-        match lazily {
-            Lazily::Behind => Self::Behind,
-            Lazily::Touched => Self::Touched,
-        }
     }
 }
 

@@ -22,6 +22,7 @@ pub mod engine;
 pub mod gc;
 pub mod images;
 pub mod launch;
+pub mod lazily;
 pub mod names;
 pub mod os;
 pub mod pace;

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use ckpt_tests::{Ended, From, Moments, Run, User, payload, undisturbed};
+use ckpt_tests::{Ended, From, Moments, Payload, Run, User, payload, undisturbed};
 use nix::sys::signal::Signal;
 
 /// What the payload does, and whether that can be done before all is there.
@@ -41,12 +41,18 @@ const WITH: [[(&str, &str); 1]; 20] = {
     all
 };
 
+/// A job that has not acted yet.
+fn ready(payload: Payload, user: &User) -> Run {
+    let mut run = Run::start(payload, user);
+    assert!(run.says("ready") && run.answers());
+    run
+}
+
 /// A job that has not acted yet, killed after a checkpoint, and what it should come to.
 fn saved(act: usize, user: &User) -> (Run, Ended) {
     let payload = payload("lazy").with(&WITH[act]);
     let expected = undisturbed(payload, user);
-    let mut run = Run::start(payload, user);
-    assert!(run.says("ready") && run.answers());
+    let mut run = ready(payload, user);
     checkpoint(&run);
     run.kill();
     (run, expected)
@@ -211,8 +217,7 @@ fn nor_does_it_go_on_with_zeros() {
     const PAGES: usize = 24 << 8;
     let user = User::ordinary();
     let payload = payload("lazy").with(&[("WITH", "spill")]);
-    let mut run = Run::start(payload, &user);
-    assert!(run.says("ready") && run.answers());
+    let mut run = ready(payload, &user);
     checkpoint(&run);
     run.kill();
     let spilled = run.output().with_extension("spill");
@@ -244,8 +249,7 @@ fn others_outlive_the_first_process() {
     for kill in [false, true] {
         let user = User::ordinary();
         let payload = payload("lazy").with(&[("WITH", "heir")]);
-        let mut run = Run::start(payload, &user);
-        assert!(run.says("ready") && run.answers());
+        let mut run = ready(payload, &user);
         checkpoint(&run);
         run.kill();
         run.restore_flagged(From::Directory, &["--lazy=touched"]);
@@ -267,8 +271,7 @@ fn stops_and_continues() {
     for user in users() {
         let payload = payload("lazy").with(&[("WITH", "heard")]);
         let expected = undisturbed(payload, &user);
-        let mut run = Run::start(payload, &user);
-        assert!(run.says("ready") && run.answers());
+        let mut run = ready(payload, &user);
         kill_process(root_of(&run), Signal::SIGSTOP);
         checkpoint(&run);
         run.kill();
