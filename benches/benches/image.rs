@@ -39,16 +39,17 @@ fn contents() -> [(&'static str, Vec<u8>); 4] {
     [("random", random), ("smooth doubles", smooth), ("small integers", small), ("mixed", mixed)]
 }
 
-fn writer(dir: &Path) -> Writer {
-    Writer::create(dir, &file_name("bench", JOB, 1), &HEADER, 1).expect("the folder is ours")
+fn writer(dir: &Path, level: i32) -> Writer {
+    let name = file_name("bench", JOB, 1);
+    Writer::create(dir, &name, &HEADER, level.into()).expect("the folder is ours")
 }
 
-fn packer(level: i32) -> Packer {
-    Packer::new(level).expect("memory for zstd")
+fn packer() -> Packer {
+    Packer::new().expect("memory for zstd")
 }
 
 fn write_image(dir: &Path, block: &[u8], level: i32) -> PathBuf {
-    let (mut packer, writer) = (packer(level), writer(dir));
+    let (mut packer, writer) = (packer(), writer(dir, level));
     for _ in 0..COUNT {
         writer.append(block, &mut packer).expect("space for a block");
     }
@@ -67,11 +68,11 @@ fn append(c: &mut Criterion) {
     group.throughput(Throughput::Bytes(BLOCK as u64));
     for (id, block, level) in cases() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let mut packer = packer(level);
+        let mut packer = packer();
         // A new file for each batch: it would grow without end otherwise.
         group.bench_function(id, |bencher| {
             bencher.iter_batched(
-                || writer(dir.path()),
+                || writer(dir.path(), level),
                 |writer| {
                     writer.append(black_box(&block), &mut packer).expect("space for a block");
                     writer

@@ -1,6 +1,6 @@
 //! How the cost grows: with bytes, threads, areas, processes, and from one generation to the next.
 
-use ckpt_core::capture::LEVEL;
+use ckpt_core::image::Level;
 
 use crate::payload::{Payload, Place};
 use crate::plot::Panel;
@@ -56,7 +56,7 @@ fn first(place: &Place, what: &str, count: u64) -> Result<Point> {
     let of_memory = what == "MiB";
     let more = if of_memory { vec![] } else { vec![what.to_owned(), count.to_string()] };
     let payload = Payload::ticker(place, "random", if of_memory { count } else { 1 }, &more)?;
-    let mut ours = Ours::new(&payload, LEVEL);
+    let mut ours = Ours::new(&payload, Level::default());
     let mut taken: [Vec<f64>; 3] = Default::default();
     for _ in 0..ROUNDS {
         let live = payload.start(&ours.begin()?)?;
@@ -79,7 +79,7 @@ fn one(ours: &mut Ours<'_>, live: &crate::payload::Live<'_>) -> Result<[f64; 3]>
 /// One job's, one after the other, with something changed between them.
 fn generations(place: &Place) -> Result<Vec<Point>> {
     let payload = Payload::ticker(place, "random", 64, &[])?;
-    let mut ours = Ours::new(&payload, LEVEL);
+    let mut ours = Ours::new(&payload, Level::default());
     let live = payload.start(&ours.begin()?)?;
     let mut points = Vec::new();
     for generation in 1..=20 {

@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ckpt_core::capture::LEVEL;
+use ckpt_core::image::Level;
 
 use crate::host::meminfo;
 use crate::payload::{Live, Payload, Place};
@@ -31,7 +31,7 @@ pub fn extra(place: &Place, mib: u64) -> Result<String> {
         // The least: whatever else runs on the host only adds.
         let mut least = [f64::INFINITY; 2];
         for _ in 0..ROUNDS {
-            let mut ours = Ours::new(&payload, LEVEL);
+            let mut ours = Ours::new(&payload, Level::default());
             let live = payload.start(&ours.begin()?)?;
             let peaks = peaks(&mut ours, &live, touches)?;
             least.iter_mut().zip(peaks).for_each(|(least, peak)| *least = least.min(peak));

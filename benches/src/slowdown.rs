@@ -1,7 +1,7 @@
 //! What a job loses between checkpoints: the same piece of work alone, under `ckpt-launch`, and under
 //! it behind a checkpoint. They take turns, so that whatever else the host does hits them alike.
 
-use ckpt_core::capture::LEVEL;
+use ckpt_core::image::Level;
 
 use crate::Result;
 use crate::payload::{Payload, Place, READY};
@@ -52,7 +52,7 @@ pub fn ratios(place: &Place) -> Result<String> {
 
 /// So many pieces, one way.
 fn turn(payload: &Payload<'_>, way: usize, pieces: usize) -> Result<Vec<f64>> {
-    let mut ours = Ours::new(payload, LEVEL);
+    let mut ours = Ours::new(payload, Level::default());
     let mut live = payload.start(&if way > 0 { ours.begin()? } else { vec![] })?;
     if way > 1 {
         ours.checkpoint(&live)?;

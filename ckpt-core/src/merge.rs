@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{
-    Ancestors, BlockId, Directory, ImageId, Importance, MAX_BLOCK, NewHeader, Packer, Reader, Tag,
-    Unpacker, Whose, Writer,
+    Ancestors, BlockId, Directory, ImageId, Importance, Level, MAX_BLOCK, NewHeader, Packer,
+    Reader, Tag, Unpacker, Whose, Writer,
 };
 use crate::os::sched;
 use crate::snapshot::pages::{
@@ -35,7 +35,7 @@ pub fn yield_to_others() {
     sched::yield_to_others();
 }
 
-/// Puts an image that needs no others in the place of the one at `path`. zstd `level` is for what is not
+/// Puts an image that needs no others in the place of the one at `path`. `level` is for what is not
 /// copied as it is. `go_on` is asked now and then; false gives the work up. Gives nothing if there was
 /// nothing to do.
 ///
@@ -43,7 +43,7 @@ pub fn yield_to_others() {
 ///
 /// [`ErrorKind::Busy`] if the work was given up, or a checkpoint builds upon the image at this moment;
 /// otherwise as [`Reader::open`] and [`Writer::create`]. The image is as it was.
-pub fn merge(path: &Path, level: i32, go_on: &dyn Fn() -> bool) -> Result<Option<Merged>> {
+pub fn merge(path: &Path, level: Level, go_on: &dyn Fn() -> bool) -> Result<Option<Merged>> {
     let image = Reader::open(path)?;
     image.check_owner()?;
     if image.needed()?.is_empty() {
@@ -64,7 +64,7 @@ pub fn merge(path: &Path, level: i32, go_on: &dyn Fn() -> bool) -> Result<Option
     writer.made_at(image.header().created);
     let images = std::iter::once(&image).chain(ancestors.iter());
     let hashes = images.map(Hashes::of).collect::<Result<_>>()?;
-    let mut gatherer = Gatherer::new(&writer, hashes, level)?;
+    let mut gatherer = Gatherer::new(&writer, hashes)?;
     for located in whereabouts(&image)? {
         if !go_on() {
             return Err(given_up());
@@ -162,8 +162,8 @@ struct Gatherer<'a> {
 }
 
 impl<'a> Gatherer<'a> {
-    fn new(writer: &'a Writer, known: Vec<Hashes>, level: i32) -> Result<Self> {
-        let (packer, unpacker) = (Packer::new(level)?, Unpacker::new()?);
+    fn new(writer: &'a Writer, known: Vec<Hashes>) -> Result<Self> {
+        let (packer, unpacker) = (Packer::new()?, Unpacker::new()?);
         let (buffer, shared, again, waiting) = (Vec::new(), Vec::new(), Vec::new(), Listed::new());
         let (index, hashes) = (PageIndex::default(), Some(Vec::new()));
         Ok(Self { writer, known, packer, unpacker, buffer, waiting, shared, index, hashes, again })

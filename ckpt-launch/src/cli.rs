@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ckpt_core::capture;
+use ckpt_core::image::Level;
 use ckpt_core::job::JobId;
 use ckpt_core::{Error, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -92,10 +93,10 @@ pub struct Keeping {
     /// Generations of a job that are kept on disk
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     pub keep: u32,
-    /// zstd compression level; 0 stores the bytes as they are
-    #[arg(long, value_name = "N", default_value_t = capture::LEVEL, allow_negative_numbers = true,
-          value_parser = clap::value_parser!(i32).range(-7..=22))]
-    pub level: i32,
+    /// zstd compression level; 0 stores the bytes as they are; auto: as hard as keeps the disk busy, from
+    /// not at all to level 9, so that images are durable soonest
+    #[arg(long, value_name = "N|auto", default_value_t = Level::default(), allow_negative_numbers = true)]
+    pub level: Level,
     /// Earlier generations that an image may need, at most: what has not changed since is not stored
     /// again; 0: each image is complete by itself
     #[arg(long, value_name = "N", default_value_t = capture::INCREMENTS as u32,
@@ -117,7 +118,7 @@ impl Default for Keeping {
             interval: None,
             mtbf: None,
             keep: 2,
-            level: capture::LEVEL,
+            level: Level::default(),
             increments,
             no_watch: false,
             cpus: 0,

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ckpt_core::capture::{self, Gate, Options, Report};
+use ckpt_core::image::Level;
 use ckpt_core::job::Job;
 use ckpt_core::progress::Observer;
 use ckpt_core::{Result, capture::Step};
@@ -129,5 +130,5 @@ pub fn dmtcp(with: &With) -> Result<Found> {
 /// How a job is run under DMTCP.
 pub fn dmtcp_options(dir: &Path, keeping: &Keeping, quiet: bool) -> backend::Options {
     let keep = keeping.keep as usize;
-    backend::Options { dir: dir.to_path_buf(), keep, gzip: keeping.level != 0, quiet }
+    backend::Options { dir: dir.to_path_buf(), keep, gzip: keeping.level != Level::Fixed(0), quiet }
 }

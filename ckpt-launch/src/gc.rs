@@ -4,8 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use ckpt_core::capture;
-use ckpt_core::image::{Directory, Entry, Reader};
+use ckpt_core::image::{Directory, Entry, Level, Reader};
 use ckpt_core::job::JobId;
 use ckpt_core::merge::{self, Merged};
 use ckpt_core::{Error, ErrorKind, Result};
@@ -85,14 +84,11 @@ fn merge_newest(images: &[Entry], job: JobId, dry_run: bool, voice: &Voice) -> R
     if dry_run {
         return say("would be made complete", &newest.path, newest.bytes, voice);
     }
-    match merge::merge(&newest.path, MERGE_LEVEL, &|| true)? {
+    match merge::merge(&newest.path, Level::default(), &|| true)? {
         Some(Merged { path, bytes, .. }) => say("made complete", &path, bytes, voice),
         None => Ok(()),
     }
 }
-
-/// zstd level for what is put together anew.
-const MERGE_LEVEL: i32 = capture::LEVEL;
 
 fn say(what: &str, path: &Path, bytes: u64, voice: &Voice) -> Result<()> {
     if voice.json() {

@@ -257,10 +257,10 @@ fn what_is_built_upon_is_not_merged() {
     checkpoints_at(&mut run, &[3, 5, 7]);
     run.kill();
     let generations = run.generations();
-    let refused = merge(&generations[1], 1, &|| true).expect_err("the third needs it");
+    let refused = merge(&generations[1], 1.into(), &|| true).expect_err("the third needs it");
     assert_eq!(refused.kind(), ErrorKind::Busy);
     assert_eq!(needs(&run), [0, 1, 2]);
-    let merged = merge(&generations[2], 1, &|| true).expect("nobody needs it");
+    let merged = merge(&generations[2], 1.into(), &|| true).expect("nobody needs it");
     assert_eq!(merged.expect("it needed others").path, generations[2]);
     assert_eq!(needs(&run), [0, 1, 0]);
     must(tool(&run, &["verify"], &run.images()));

@@ -1,7 +1,7 @@
 //! Real programs, each run undisturbed, then through checkpoints, SIGKILLs and restarts: the output
 //! must be the same byte for byte.
 
-use ckpt_tests::{User, payload, survives, with_environment};
+use ckpt_tests::{From, Run, User, payload, survives, undisturbed, with_environment};
 
 /// Two tests for each payload, one for each kind of user.
 macro_rules! survives {
@@ -46,4 +46,19 @@ mod linked_statically {
 #[test]
 fn large_memory() {
     with_environment(payload("memory").with(&[("MIB", "2048")]), Some(User::ordinary()), 2);
+}
+
+/// Blocks of one image may be packed harder or less than others.
+#[test]
+fn as_hard_as_the_disk_allows() {
+    let (payload, user) = (payload("memory").with(&[("MIB", "512")]), User::ordinary());
+    let expected = undisturbed(payload, &user);
+    let mut run = Run::start_flagged(payload, &user, &["--level", "auto"]);
+    for step in [4, 12] {
+        assert!(run.reaches(step) && run.answers(), "{}", run.log());
+        run.checkpoint().unwrap_or_else(|e| panic!("status {}: {}", e.status, e.message));
+        run.kill();
+        run.restore(From::Directory);
+    }
+    run.end().must_equal(&expected);
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use ckpt_core::capture::LEVEL;
+use ckpt_core::image::LEVEL;
 
 use crate::run::{median, must, timed};
 use crate::{Figures, ROUNDS, Result};

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::slice;
 use std::time::Duration;
 
-use ckpt_core::capture::LEVEL;
+use ckpt_core::image::Level;
 
 use crate::payload::{Live, Payload};
 use crate::run::{bytes, cache, median, timed, wall_clock};
@@ -161,7 +161,7 @@ pub fn all(payload: &Payload<'_>) -> Result<(Vec<Figures>, Vec<String>)> {
         payload.dump.as_ref().map_or(Ok(f64::INFINITY), |dump| bytes(slice::from_ref(dump)))?;
     let (ours, place) =
         (|level| Box::new(Ours::new(payload, level)) as Box<dyn Rival>, payload.place);
-    let mut rivals = vec![ours(LEVEL), ours(0)];
+    let mut rivals = vec![ours(Level::default()), ours(Level::Auto), ours(Level::Fixed(0))];
     if let Some(bin) = dmtcp() {
         for packs in [true, false] {
             if !packs || size < PATIENT {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use ckpt_core::image::Level;
 use serde_json::Value;
 
 use super::Rival;
@@ -14,7 +15,7 @@ use crate::run::{files, must};
 #[derive(Debug)]
 pub struct Ours<'a> {
     payload: &'a Payload<'a>,
-    level: i32,
+    level: Level,
     images: PathBuf,
 }
 
@@ -28,8 +29,8 @@ pub struct Taken {
 }
 
 impl<'a> Ours<'a> {
-    /// With this level; 0 packs nothing.
-    pub fn new(payload: &'a Payload<'a>, level: i32) -> Self {
+    /// With this level.
+    pub fn new(payload: &'a Payload<'a>, level: Level) -> Self {
         Self { payload, level, images: PathBuf::new() }
     }
 

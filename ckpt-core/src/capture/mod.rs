@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{self, Directory, Importance, Writer};
+use crate::image::{self, Directory, Importance, Level, Writer};
 use crate::job::{History, Job};
 use crate::os::{clock, cpu, elf};
 use crate::progress::{Event, Observer};
@@ -42,8 +42,8 @@ use stream::{Found, Means, Streamed};
 pub struct Options {
     /// The checkpoint directory; made (mode 0700) if it is missing.
     pub dir: PathBuf,
-    /// zstd level; 0 stores raw blocks.
-    pub level: i32,
+    /// How hard its blocks are compressed.
+    pub level: Level,
     /// How many generations of this job are kept in `dir`, the new one included; at least 1.
     pub keep: usize,
     /// How long the job may take to come to a stop.
@@ -72,7 +72,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             dir: PathBuf::from("."),
-            level: LEVEL,
+            level: Level::default(),
             keep: 2,
             freeze_timeout: Duration::from_secs(10),
             workers: 0,
@@ -85,8 +85,6 @@ impl Default for Options {
     }
 }
 
-/// zstd's level, where nothing else is said: numbers are stored much better than at 1, and no slower.
-pub const LEVEL: i32 = 3;
 /// How many earlier generations an image needs at most, where nothing else is said.
 pub const INCREMENTS: usize = 8;
 
@@ -328,8 +326,7 @@ fn freeze_and_copy(
     };
     tracing::debug!(since = ?stopped.elapsed(), twins = twins.as_ref().map(HashMap::len), "copied");
     let sieve = increment::sieve(job.id, base, options, &processes);
-    let (level, workers, beside) = (options.level, options.workers, twins.is_some());
-    let means = Means { level, workers, beside };
+    let means = Means { workers: options.workers, beside: twins.is_some() };
     let write = |plan: &Plan| stream::write(plan, writer, &sieve, &means, observer);
     let written = twins.is_none().then(|| write(&plan)).transpose()?;
     gate.pass(Step::Captured)?;

@@ -26,8 +26,6 @@ const NICE: i32 = 5;
 /// What it is done with.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Means {
-    /// zstd's.
-    pub(crate) level: i32,
     /// Threads; 0 means one a core.
     pub(crate) workers: usize,
     /// The job runs meanwhile.
@@ -80,7 +78,7 @@ pub(crate) fn write(
         if means.beside {
             be_nice(NICE);
         }
-        shared.work(means.level)
+        shared.work()
     })?;
     let (read, stored) = (shared.done.into_inner(), shared.stored.into_inner());
     let mut found = shared.found.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -150,9 +148,9 @@ struct Pending {
 }
 
 impl Shared<'_> {
-    fn work(&self, level: i32) -> Result<()> {
+    fn work(&self) -> Result<()> {
         let mut pending = Pending {
-            packer: Packer::new(level)?,
+            packer: Packer::new()?,
             buffer: vec![0u8; MAX_BLOCK],
             filled: 0,
             kept: Kept::default(),

@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use bincode::{Decode, Encode};
 
 use super::format::{Flaw, HEADER_LEN, MAX_BLOCK, io_error};
+use super::level::LEVEL;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A block's index in the block table of its image, from 0 in order of file offset.
@@ -75,8 +76,8 @@ pub(super) fn check_tiling(rows: &[Row], manifest: u64) -> Result<(), String> {
 
 /// A worker's means to compress blocks: a zstd context and the buffer it fills.
 pub struct Packer {
-    /// `None`: blocks are stored raw.
-    context: Option<zstd::bulk::Compressor<'static>>,
+    context: zstd::bulk::Compressor<'static>,
+    level: i32,
     packed: Vec<u8>,
 }
 
@@ -88,38 +89,44 @@ pub(super) struct Packed<'a> {
 }
 
 impl Packer {
-    /// Makes one for zstd `level` (negative ones are faster; 0 stores raw blocks).
+    /// Makes one.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Internal`] if zstd does not take the level or has no memory.
-    pub fn new(level: i32) -> Result<Self> {
-        if level == 0 {
-            return Ok(Self { context: None, packed: Vec::new() });
-        }
-        let context = zstd::bulk::Compressor::new(level).map_err(|source| {
-            let what = format!("cannot make a zstd context of level {level}");
-            Error::new(ErrorKind::Internal, what).source(source)
+    /// [`ErrorKind::Internal`] if zstd has no memory.
+    pub fn new() -> Result<Self> {
+        let context = zstd::bulk::Compressor::new(LEVEL).map_err(|source| {
+            Error::new(ErrorKind::Internal, "cannot make a zstd context").source(source)
         })?;
-        Ok(Self { context: Some(context), packed: vec![0; worthwhile(MAX_BLOCK)] })
+        Ok(Self { context, level: LEVEL, packed: Vec::new() })
     }
 
-    pub(super) fn pack<'a>(&'a mut self, plain: &'a [u8]) -> Packed<'a> {
+    /// Compresses by zstd's `level` if that pays; 0 leaves all as it is.
+    pub(super) fn pack<'a>(&'a mut self, plain: &'a [u8], level: i32) -> Result<Packed<'a>> {
         // The output has only as much room as pays; when zstd runs out of it the block stays raw.
         let room = worthwhile(plain.len());
-        let packed = self.context.as_mut().and_then(|context| {
-            let room = self.packed.get_mut(..room)?;
-            if plain.len() >= SHORT && !samples(plain).any(|sample| pays(context, sample, room)) {
-                return None;
-            }
-            let length = context.compress_to_buffer(plain, room).ok()?;
-            room.get(..length)
-        });
+        let packed = if level == 0 { None } else { self.squeeze(plain, level, room)? };
         let (stored, codec) = match packed {
             Some(packed) => (packed, Codec::Zstd),
             None => (plain, Codec::Raw),
         };
-        Packed { stored, codec, crc: crc32fast::hash(stored) }
+        Ok(Packed { stored, codec, crc: crc32fast::hash(stored) })
+    }
+
+    fn squeeze(&mut self, plain: &[u8], level: i32, room: usize) -> Result<Option<&[u8]>> {
+        if level != self.level {
+            self.context.set_compression_level(level).map_err(|source| {
+                let what = format!("zstd does not take the level {level}");
+                Error::new(ErrorKind::Internal, what).source(source)
+            })?;
+            self.level = level;
+        }
+        let (context, room) = (&mut self.context, grown(&mut self.packed, room));
+        if plain.len() >= SHORT && !samples(plain).any(|sample| pays(context, sample, room)) {
+            return Ok(None);
+        }
+        let length = context.compress_to_buffer(plain, room).ok();
+        Ok(length.and_then(|length| self.packed.get(..length)))
     }
 }
 

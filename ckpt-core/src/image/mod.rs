@@ -20,6 +20,8 @@ mod codec;
 mod contents;
 mod directory;
 mod format;
+mod level;
+mod outflow;
 mod owner;
 mod reader;
 mod temp;
@@ -33,6 +35,7 @@ pub use directory::{Directory, Entry, Whose, file_name};
 pub use format::{
     FORMAT_VERSION, Header, ImageId, Importance, KNOWN_TAGS, MAX_BLOCK, NewHeader, Tag,
 };
+pub use level::{LEVEL, Level};
 pub use owner::check as check_owner_of;
 pub use reader::{Reader, Summary};
 pub use writer::{Finished, Published, Writer};

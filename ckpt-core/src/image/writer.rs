@@ -5,14 +5,13 @@
 //! block table, is taken under one. So the table is in order of offset and the blocks have no gaps.
 
 use std::fmt::Display;
-use std::num::NonZero;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bincode::Encode;
-use rustix::fs::Advice;
 
 use super::ancestors::Needed;
 use super::block::{BlockId, Packed, Packer, Row, Unpacker};
@@ -21,21 +20,20 @@ use super::format::{
     HEADER_LEN, Header, Importance, MAX_BLOCK, MAX_MANIFEST, MAX_SECTION, MAX_SECTIONS, NewHeader,
     SECTION_HEADER_LEN, SectionHeader, TRAILER_LEN, Tag, Trailer, io_error,
 };
+use super::level::{Effort, Level};
+use super::outflow::Outflow;
 use super::reader::Reader;
 use super::temp::Temp;
 use crate::error::{Error, ErrorKind, Result};
-
-/// Bytes that are sent to the disk together.
-const STRETCH: u64 = 8 << 20;
-/// After so many stretches what was sent is likely to be there.
-const LAG: u64 = 8;
 
 /// An image being written. Dropped before [`Writer::commit`], it leaves nothing behind.
 #[derive(Debug)]
 pub struct Writer {
     temp: Temp,
     header: Header,
-    level: i32,
+    /// Blocks' and sections'.
+    effort: Effort,
+    outflow: Outflow,
     rows: Mutex<Vec<Row>>,
     /// A block's place was taken but its bytes did not get there: the image must not be published.
     torn: AtomicBool,
@@ -74,17 +72,17 @@ pub struct Published {
 impl Writer {
     /// Begins the image that [`Writer::commit`] will put at `dir/name` (rename(2)), mode 0600.
     /// Temporary files that dead writers left in `dir` are removed. `name` is a plain file name
-    /// that ends in `.ckpt`, see [`file_name`](super::file_name); `level` is zstd's level for
-    /// sections, 0 stores them as they are (blocks have their [`Packer`]'s).
+    /// that ends in `.ckpt`, see [`file_name`](super::file_name).
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Usage`] for an impossible name, [`ErrorKind::Busy`] if this name is being
     /// written at the moment, otherwise what open(2) and write(2) say.
-    pub fn create(dir: &Path, name: &str, header: &NewHeader, level: i32) -> Result<Self> {
+    pub fn create(dir: &Path, name: &str, header: &NewHeader, level: Level) -> Result<Self> {
         let temp = Temp::create(dir, name)?;
-        let (header, rows) = (Header::new(header), Mutex::default());
-        Ok(Self { temp, header, level, rows, torn: AtomicBool::new(false), sections: Vec::new() })
+        let (header, rows, torn) = (Header::new(header), Mutex::default(), AtomicBool::new(false));
+        let (effort, outflow) = (Effort::new(level), Outflow::default());
+        Ok(Self { temp, header, effort, outflow, rows, torn, sections: Vec::new() })
     }
 
     /// Says without which other images this one cannot be restored; the first is the one that it was
@@ -152,7 +150,8 @@ impl Writer {
             let what = format!("a block of {} bytes was to be written", plain.len());
             return Err(Error::new(ErrorKind::Internal, what));
         }
-        self.put(plain.len(), &packer.pack(plain))
+        let level = self.effort.of_next(self.length(), self.outflow.on_disk());
+        self.put(plain.len(), &packer.pack(plain, level)?)
     }
 
     fn put(&self, plain: usize, packed: &Packed<'_>) -> Result<BlockId> {
@@ -161,24 +160,22 @@ impl Writer {
         if written.is_err() {
             self.torn.store(true, Ordering::Release);
         }
-        self.send_off(offset, offset + packed.stored.len() as u64);
+        self.outflow.grown(self.temp.file(), offset, offset + packed.stored.len() as u64);
         written.map(|()| id)
     }
 
-    /// Has the kernel begin to bring to the disk what is ready (posix_fadvise(2)), and let go of what is
-    /// there already: the disk has work from the start, and the page cache is not flooded.
-    fn send_off(&self, from: u64, to: u64) {
-        let (first, last) = (from / STRETCH, to / STRETCH);
-        if first != last {
-            let begin = first.saturating_sub(LAG) * STRETCH;
-            let length = NonZero::new(last * STRETCH - begin);
-            let _ = rustix::fs::fadvise(self.temp.file(), begin, length, Advice::DontNeed);
-        }
+    /// Bytes so far.
+    fn length(&self) -> u64 {
+        self.rows().last().map_or(HEADER_LEN as u64, Row::end)
+    }
+
+    fn rows(&self) -> MutexGuard<'_, Vec<Row>> {
+        // The lock protects one push, so a panic elsewhere cannot leave the table half changed.
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn reserve(&self, plain: usize, packed: &Packed) -> Result<(BlockId, u64)> {
-        // The lock protects one push, so a panic elsewhere cannot leave the table half changed.
-        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rows = self.rows();
         let offset = rows.last().map_or(HEADER_LEN as u64, Row::end);
         let Ok(id) = u32::try_from(rows.len()) else {
             return Err(Error::new(ErrorKind::Unsupported, "an image cannot hold 2^32 blocks"));
@@ -201,7 +198,7 @@ impl Writer {
     /// [`ErrorKind::Internal`] if there is such a section already, if the value cannot be encoded
     /// or has more than 1 GiB.
     pub fn section(&mut self, tag: Tag, importance: Importance, value: &impl Encode) -> Result<()> {
-        self.add(tag, importance, value, self.level)
+        self.add(tag, importance, value, self.effort.of_sections())
     }
 
     /// As [`Writer::section`], for what cannot be compressed.
@@ -284,6 +281,7 @@ impl Writer {
         self.section(Tag::BLKS, Importance::Critical, &rows)?;
         let bytes = self.write_manifest(offset)?;
         self.write_at(&self.header.encode(), 0)?;
+        self.outflow.close().map_err(|source| self.failed(source))?;
         self.temp.sync()?;
         Ok(Finished { temp: self.temp, bytes })
     }
@@ -312,8 +310,10 @@ impl Writer {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.temp.file().write_all_at(bytes, offset).map_err(|source| {
-            io_error(format!("cannot write {}", self.temp.path().display()), source)
-        })
+        self.temp.file().write_all_at(bytes, offset).map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: io::Error) -> Error {
+        io_error(format!("cannot write {}", self.temp.path().display()), source)
     }
 }

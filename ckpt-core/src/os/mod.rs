@@ -2,7 +2,8 @@
 //!
 //! Everything above speaks to the kernel through these rooms: tracees and remote system calls
 //! (`ptrace`, `tracee`, `remote`), what procfs tells (`proc`, `maps`, `pagemap`, `mem`), file
-//! descriptors of other processes (`fds`), page faults (`uffd`, `changes`, `thp`), the vDSO (`vdso`) and new processes (`spawn`, `numbers`, `board`).
+//! descriptors of other processes (`fds`), page faults (`uffd`, `changes`, `thp`), the vDSO (`vdso`), the way
+//! to the disk (`writeback`) and new processes (`spawn`, `numbers`, `board`).
 
 pub(crate) mod batch;
 pub(crate) mod board;
@@ -27,6 +28,7 @@ pub(crate) mod thp;
 pub(crate) mod tracee;
 pub(crate) mod uffd;
 pub(crate) mod vdso;
+pub(crate) mod writeback;
 
 /// Bytes of a page on x86_64.
 pub(crate) const PAGE: u64 = 4096;

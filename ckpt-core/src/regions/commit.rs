@@ -242,7 +242,7 @@ fn write(
         hashes: options.increments > 0,
         seen: None,
     };
-    let means = Means { level: options.level, workers: options.workers, beside };
+    let means = Means { workers: options.workers, beside };
     let (found, streamed) = stream::write(&plan, &writer, &sieve, &means, &Silent)?;
     drop(plan);
     writer.section(Tag::RGNS, Importance::Critical, catalog)?;

@@ -8,9 +8,9 @@ use super::catalog::Catalog;
 use super::commit::Transaction;
 use super::place::Place;
 use super::version::Version;
-use crate::capture::{INCREMENTS, LEVEL};
+use crate::capture::INCREMENTS;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Directory, Entry, ImageId, Reader};
+use crate::image::{Directory, Entry, ImageId, Level, Reader};
 
 /// Which versions are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +24,8 @@ pub struct Keep {
 /// How a store works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// zstd's level; 0 stores raw blocks.
-    pub level: i32,
+    /// How hard blocks are compressed.
+    pub level: Level,
     /// Threads that compress and decompress; 0 means one a core.
     pub workers: usize,
     /// How many earlier versions one may refer to for what has not changed; 0 makes each complete by
@@ -42,7 +42,14 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         let keep = Keep { newest: 2, every: None };
-        Self { level: LEVEL, workers: 0, increments: INCREMENTS, keep, rank: 0, ranks: 1 }
+        Self {
+            level: Level::default(),
+            workers: 0,
+            increments: INCREMENTS,
+            keep,
+            rank: 0,
+            ranks: 1,
+        }
     }
 }
 

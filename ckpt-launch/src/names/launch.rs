@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ckpt_core::image::Level;
 use ckpt_core::{Error, ErrorKind};
 use goblin::elf::Elf;
 
@@ -81,7 +82,7 @@ fn ignored(options: &LaunchOptions) -> Vec<&'static str> {
 
 /// What is kept of images, and how: without gzip, as they are.
 pub fn keeping(gzip: Option<bool>) -> Keeping {
-    let level = if gzip == Some(false) { 0 } else { Keeping::default().level };
+    let level = if gzip == Some(false) { Level::Fixed(0) } else { Keeping::default().level };
     // Scripts copy and remove single images.
     Keeping { level, increments: 0, ..Keeping::default() }
 }

@@ -81,8 +81,8 @@ fn damage_after_opening_is_found_too() {
 #[test]
 fn the_first_of_several_damaged_blocks_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let writer = Writer::create(dir.path(), &name(1), &new(1), 0).unwrap();
-    let mut packer = Packer::new(0).unwrap();
+    let writer = Writer::create(dir.path(), &name(1), &new(1), 0.into()).unwrap();
+    let mut packer = Packer::new().unwrap();
     for _ in 0..50 {
         writer.append(&[1; 64], &mut packer).unwrap();
     }
@@ -119,7 +119,7 @@ fn every_truncation_and_anything_appended_is_found() {
 fn an_unknown_section_is_refused_or_skipped() {
     let dir = tempfile::tempdir().unwrap();
     let write = |importance| {
-        let mut writer = Writer::create(dir.path(), &name(1), &new(1), 1).unwrap();
+        let mut writer = Writer::create(dir.path(), &name(1), &new(1), 1.into()).unwrap();
         writer.section(Tag(*b"NEW\n"), importance, &vec![1u8; 1000]).unwrap();
         writer.section(Tag::JOB, Importance::Critical, &5u32).unwrap();
         writer.commit().unwrap().path
@@ -355,8 +355,8 @@ proptest! {
 #[test]
 fn in_a_long_section_that_may_be_skipped() {
     let dir = tempfile::tempdir().unwrap();
-    let mut writer = Writer::create(dir.path(), &name(1), &new(1), 0).unwrap();
-    writer.append(&[7; 3000], &mut Packer::new(1).unwrap()).unwrap();
+    let mut writer = Writer::create(dir.path(), &name(1), &new(1), 0.into()).unwrap();
+    writer.append(&[7; 3000], &mut Packer::new().unwrap()).unwrap();
     let hashes: Vec<[u8; 16]> = noise(1, 16 * 100_000).as_chunks::<16>().0.to_vec();
     writer.section(Tag::JOB, Importance::Critical, &vec![42u64; 500]).unwrap();
     writer.raw_section(Tag::HASH, Importance::Skippable, &hashes).unwrap();

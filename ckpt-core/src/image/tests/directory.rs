@@ -151,7 +151,7 @@ fn needing(dir: &Path, generation: u64, needs: &[u64]) {
         generation,
     };
     let needed: Vec<Needed> = needs.iter().map(needed).collect();
-    let mut writer = Writer::create(dir, &name(generation), &new(generation), 0).unwrap();
+    let mut writer = Writer::create(dir, &name(generation), &new(generation), 0.into()).unwrap();
     writer.need(&needed).unwrap();
     writer.commit().unwrap();
 }

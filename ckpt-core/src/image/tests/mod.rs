@@ -36,8 +36,8 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
 /// A small image with raw and compressed blocks, plain and compressed sections.
 fn small(dir: &Path, header: &NewHeader) -> PathBuf {
     let file = file_name("payload.sh", header.job, header.generation);
-    let mut writer = Writer::create(dir, &file, header, 3).unwrap();
-    let mut packer = Packer::new(1).unwrap();
+    let mut writer = Writer::create(dir, &file, header, 3.into()).unwrap();
+    let mut packer = Packer::new().unwrap();
     writer.append(&[7; 3000], &mut packer).unwrap();
     writer.append(&noise(1, 100), &mut packer).unwrap();
     writer.append(b"x", &mut packer).unwrap();
@@ -62,7 +62,7 @@ fn names(dir: &Path) -> Vec<String> {
 #[test]
 fn sections_and_blocks_of_many_threads_come_back() {
     let dir = tempfile::tempdir().unwrap();
-    let mut writer = Writer::create(dir.path(), &name(3), &new(3), 1).unwrap();
+    let mut writer = Writer::create(dir.path(), &name(3), &new(3), 1.into()).unwrap();
     let header = writer.header().clone();
     let plain = |thread: u64, n: u64| match n % 3 {
         0 => noise(thread * 100 + n, 5000 + n as usize),
@@ -71,7 +71,7 @@ fn sections_and_blocks_of_many_threads_come_back() {
     };
     let ids: Vec<(u64, u64, BlockId)> = std::thread::scope(|scope| {
         let work = |thread| {
-            let mut packer = Packer::new(if thread == 0 { 0 } else { 1 }).unwrap();
+            let mut packer = Packer::new().unwrap();
             let writer = &writer;
             let append =
                 move |n| (thread, n, writer.append(&plain(thread, n), &mut packer).unwrap());
@@ -104,18 +104,37 @@ fn sections_and_blocks_of_many_threads_come_back() {
     assert!(summary.stored < summary.plain);
 }
 
+/// Long enough that its bytes go to the disk on the way, and another level may be chosen there.
+#[test]
+fn whatever_level_the_disk_calls_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let writer = Writer::create(dir.path(), &name(1), &new(1), Level::Auto).unwrap();
+    let mut packer = Packer::new().unwrap();
+    let plain = |n: u64| [noise(n, MAX_BLOCK / 2), vec![n as u8; MAX_BLOCK / 2]].concat();
+    let append = |n| writer.append(&plain(n), &mut packer).unwrap();
+    let ids: Vec<BlockId> = (0..(64 << 20) / MAX_BLOCK as u64).map(append).collect();
+    let path = writer.commit().unwrap().path;
+    let reader = Reader::open(&path).unwrap();
+    let mut unpacker = Unpacker::new().unwrap();
+    for (n, id) in ids.into_iter().enumerate() {
+        assert!(reader.read_block(id, &mut unpacker).unwrap() == plain(n as u64));
+    }
+    assert!(check(&path).is_ok());
+}
+
 #[test]
 fn an_image_may_be_empty() {
     let dir = tempfile::tempdir().unwrap();
-    let path = Writer::create(dir.path(), &name(1), &new(1), 0).unwrap().commit().unwrap().path;
+    let path =
+        Writer::create(dir.path(), &name(1), &new(1), 0.into()).unwrap().commit().unwrap().path;
     assert_eq!(check(&path).unwrap().blocks, 0);
 }
 
 #[test]
 fn level_0_keeps_blocks_as_they_are_and_page_aligned() {
     let dir = tempfile::tempdir().unwrap();
-    let writer = Writer::create(dir.path(), &name(1), &new(1), 0).unwrap();
-    let mut packer = Packer::new(0).unwrap();
+    let writer = Writer::create(dir.path(), &name(1), &new(1), 0.into()).unwrap();
+    let mut packer = Packer::new().unwrap();
     writer.append(&[1; 8192], &mut packer).unwrap();
     writer.append(&[2; 4096], &mut packer).unwrap();
     let bytes = std::fs::read(writer.commit().unwrap().path).unwrap();
@@ -126,8 +145,8 @@ fn level_0_keeps_blocks_as_they_are_and_page_aligned() {
 #[test]
 fn impossible_blocks_and_sections_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let mut writer = Writer::create(dir.path(), &name(1), &new(1), 1).unwrap();
-    let mut packer = Packer::new(1).unwrap();
+    let mut writer = Writer::create(dir.path(), &name(1), &new(1), 1.into()).unwrap();
+    let mut packer = Packer::new().unwrap();
     assert!(writer.append(&[], &mut packer).is_err());
     assert!(writer.append(&vec![0; MAX_BLOCK + 1], &mut packer).is_err());
     writer.section(Tag::JOB, Importance::Critical, &1u8).unwrap();
@@ -171,8 +190,8 @@ fn a_full_disk_is_an_io_error_that_names_the_file() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let writer = Writer::create(dir.path(), &name(1), &new(1), 1).unwrap();
-    let mut packer = Packer::new(1).unwrap();
+    let writer = Writer::create(dir.path(), &name(1), &new(1), 1.into()).unwrap();
+    let mut packer = Packer::new().unwrap();
     let error = writer.append(&noise(1, 100_000), &mut packer).unwrap_err();
     assert_eq!(error.kind(), crate::ErrorKind::Io);
     assert!(error.to_string().contains(&name(1)), "{error}");
@@ -202,7 +221,7 @@ fn blocks_and_sections_go_from_one_image_to_another() {
     let dir = tempfile::tempdir().unwrap();
     let from = Reader::open(small(dir.path(), &new(1))).unwrap();
     let mut unpacker = Unpacker::new().unwrap();
-    let mut writer = Writer::create(dir.path(), &name(2), &new(2), 1).unwrap();
+    let mut writer = Writer::create(dir.path(), &name(2), &new(2), 1.into()).unwrap();
     for id in [2, 0] {
         writer.copy_block(&from, BlockId(id), &mut unpacker).unwrap();
     }

@@ -9,8 +9,8 @@ use crate::image::format::HEADER_LEN;
 #[test]
 fn nothing_is_visible_before_commit_and_nothing_left_after_drop() {
     let dir = tempfile::tempdir().unwrap();
-    let writer = Writer::create(dir.path(), &name(1), &new(1), 1).unwrap();
-    writer.append(&[1; 5000], &mut Packer::new(1).unwrap()).unwrap();
+    let writer = Writer::create(dir.path(), &name(1), &new(1), 1.into()).unwrap();
+    writer.append(&[1; 5000], &mut Packer::new().unwrap()).unwrap();
     let temp = format!(".{}.tmp-{}", name(1), std::process::id());
     assert_eq!(names(dir.path()), [temp]);
     assert!(Directory::open(dir.path()).unwrap().images().unwrap().is_empty());
@@ -37,7 +37,7 @@ fn a_symbolic_link_is_not_followed() {
     let temp = format!(".{}.tmp-{}", name(1), std::process::id());
     symlink(&victim, dir.path().join(name(1))).unwrap();
     symlink(&victim, dir.path().join(&temp)).unwrap();
-    let error = Writer::create(dir.path(), &name(1), &new(1), 1).unwrap_err();
+    let error = Writer::create(dir.path(), &name(1), &new(1), 1.into()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy);
     std::fs::remove_file(dir.path().join(&temp)).unwrap();
     let path = small(dir.path(), &new(1));
@@ -70,18 +70,18 @@ fn names_that_are_none_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let long = format!("{}.ckpt", "x".repeat(250));
     for name in ["", "x", ".ckpt", ".x.ckpt", "../x.ckpt", "a/b.ckpt", "a\0.ckpt", &long] {
-        let error = Writer::create(dir.path(), name, &new(1), 1).unwrap_err();
+        let error = Writer::create(dir.path(), name, &new(1), 1.into()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage, "{name}");
     }
     let missing = dir.path().join("missing");
-    let error = Writer::create(&missing, "x.ckpt", &new(1), 1).unwrap_err();
+    let error = Writer::create(&missing, "x.ckpt", &new(1), 1.into()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
 }
 
 #[test]
 fn what_dead_writers_left_is_removed_and_what_live_ones_write_is_not() {
     let dir = tempfile::tempdir().unwrap();
-    let live = Writer::create(dir.path(), &name(1), &new(1), 1).unwrap();
+    let live = Writer::create(dir.path(), &name(1), &new(1), 1.into()).unwrap();
     // One of another process, one with our own PID (in containers they come again), and files
     // that are none of ours.
     let own = format!(".{}.tmp-{}", name(2), std::process::id());
@@ -90,7 +90,7 @@ fn what_dead_writers_left_is_removed_and_what_live_ones_write_is_not() {
         std::fs::write(dir.path().join(stale), "left").unwrap();
     }
     small(dir.path(), &new(2));
-    let error = Writer::create(dir.path(), &name(1), &new(1), 1).unwrap_err();
+    let error = Writer::create(dir.path(), &name(1), &new(1), 1.into()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy);
     live.commit().unwrap();
     let mut left: Vec<String> = others.iter().map(|name| name.to_string()).collect();
