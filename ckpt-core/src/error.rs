@@ -54,6 +54,23 @@ impl ErrorKind {
     }
 }
 
+impl ErrorKind {
+    /// The class that a command has ended with.
+    pub(crate) fn of_exit_code(code: u8) -> Self {
+        let all = [
+            Self::Usage,
+            Self::Damaged,
+            Self::NotFound,
+            Self::Unsupported,
+            Self::Os,
+            Self::Io,
+            Self::Busy,
+            Self::Permission,
+        ];
+        all.into_iter().find(|kind| kind.exit_code() == code).unwrap_or(Self::Internal)
+    }
+}
+
 /// A failure: what was being done, to which object, whose, why it failed and what to do.
 #[derive(Debug)]
 pub struct Error(Box<Parts>);

@@ -7,6 +7,7 @@ use crate::capture::watch::Watches;
 use crate::error::{Error, ErrorKind};
 use crate::kinds::call::Standing;
 use crate::merge::Merged;
+use crate::os::proc::Family;
 
 /// A job's identity: 64 random bits, drawn at launch and kept over all restarts.
 /// Written as 16 lower-case hex digits.
@@ -82,7 +83,8 @@ pub struct Job {
     /// A short name for files and messages: the file name of the payload's program.
     pub name: String,
     /// PID, as seen from here, of the process whose descendants are the job: the launcher itself,
-    /// or the stand-in that the restorer put in its place. It is not part of the job.
+    /// or the stand-in that the restorer put in its place. It is not part of the job. Of a job without
+    /// one ([`Job::of_itself`]): a process that is like it in what a parent hands down.
     pub parent: i32,
     /// PID, as seen from here, of the job's first process: its end is the job's.
     pub root: i32,
@@ -92,6 +94,8 @@ pub struct Job {
     pub history: History,
     /// The container around it.
     pub container: Option<Container>,
+    /// Nobody launched it: it is its first process and the descendants of that.
+    pub(crate) of_itself: bool,
     /// System calls that stood at the last freeze or rebuild.
     pub(crate) standing: Standing,
     /// Processes whose writing is watched.
@@ -110,8 +114,24 @@ impl Job {
             generation: 0,
             history: History::default(),
             container: None,
+            of_itself: false,
             standing: Standing::default(),
             watches: Watches::default(),
+        }
+    }
+
+    /// A job that was started without us: the process `root` and its descendants. The calling process
+    /// must have been started by it, with its stdin, stdout and stderr, and is no part of it.
+    pub fn of_itself(id: JobId, name: String, root: i32) -> Self {
+        let parent = std::process::id().cast_signed();
+        Self { of_itself: true, ..Self::new(id, name, parent, root) }
+    }
+
+    /// Its processes.
+    pub(crate) fn family(&self) -> Family {
+        match self.of_itself {
+            true => Family::Of(self.root),
+            false => Family::Below(self.parent),
         }
     }
 

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! [`capture::checkpoint`] takes a [`job::Job`] to an image, [`rebuild::rebuild`] brings it back,
-//! [`image`] is the bytes on disk and knows nothing of processes.
+//! [`image`] is the bytes on disk and knows nothing of processes. For programs that take checkpoints of
+//! themselves there are [`program`], of all that they are, and [`regions`], of arrays that they name.
 
 pub mod capture;
 pub mod deferred;
@@ -17,9 +18,11 @@ pub mod kinds;
 pub mod merge;
 mod os;
 pub mod probe;
+pub mod program;
 pub mod progress;
 pub mod rebuild;
 pub mod regions;
 pub mod snapshot;
 
 pub use error::{Error, ErrorKind, Result};
+pub use program::{checkpoint_self, defer};

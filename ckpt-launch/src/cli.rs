@@ -17,6 +17,7 @@ use crate::container::flags::InContainer;
 use crate::coordinator::place::Address;
 use crate::coordinator::secret;
 use crate::gc;
+use crate::itself::Itself;
 pub use crate::lazily::Lazily;
 use crate::pace::{self, Interval, Pace};
 use crate::slurm;
@@ -425,6 +426,9 @@ pub enum Verb {
     },
     /// Remove images that no restart will need
     Gc(gc::Gc),
+    /// The helper of a program that takes checkpoints of itself
+    #[command(hide = true)]
+    Itself(Itself),
     /// For job scripts under Slurm
     #[command(subcommand)]
     Slurm(slurm::commands::Ask),

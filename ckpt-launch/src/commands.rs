@@ -15,6 +15,7 @@ use crate::control::protocol::{Event, Status};
 use crate::doctor;
 use crate::gc;
 use crate::images;
+use crate::itself;
 use crate::slurm;
 use crate::voice::{Relay, Voice};
 use crate::words;
@@ -38,6 +39,7 @@ pub fn run(args: &Ckpt) -> u8 {
         },
         Verb::List { dir } => images::list(dir.as_deref(), &voice),
         Verb::Gc(args) => gc::run(args, &voice),
+        Verb::Itself(args) => itself::run(args),
         Verb::Slurm(ask) => slurm::commands::run(ask, &voice),
     };
     result.map_or_else(|error| voice.fail(&error), |()| 0)

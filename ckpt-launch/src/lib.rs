@@ -21,6 +21,7 @@ pub mod doctor;
 pub mod engine;
 pub mod gc;
 pub mod images;
+pub mod itself;
 pub mod launch;
 pub mod lazily;
 pub mod names;

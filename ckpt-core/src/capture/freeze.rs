@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::states::States;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kinds::call::undo_interruption;
+use crate::os::proc::{self, Family};
 use crate::os::tracee::{Halt, Running, Stopped};
-use crate::os::{proc, ptrace, spawn};
+use crate::os::{ptrace, spawn};
 
 /// How long a round waits for tasks to stop before it looks for what holds them up.
 const ROUND: Duration = Duration::from_millis(5);
@@ -36,6 +38,13 @@ impl Frozen {
         self.processes.iter().map(|process| process.tasks.len()).sum()
     }
 
+    /// The parent of one of its processes, as seen from here, or who stands for it: `above` the job.
+    pub(crate) fn parent(&self, pid: i32, above: i32, states: &States) -> Result<i32> {
+        let parent = states.status(pid)?.parent()?;
+        let is_ours = self.processes.iter().any(|process| process.pid == parent);
+        Ok(if is_ours { parent } else { above })
+    }
+
     /// Ends all of it. None of its tasks runs another instruction.
     pub(crate) fn kill(self) {
         self.processes.iter().for_each(|process| spawn::kill(process.pid, libc::SIGKILL));
@@ -55,7 +64,7 @@ struct Net {
 /// Tasks that were seized, for the [`undertaker`]; `None` when the freeze is over.
 type Seized = (Mutex<Option<Vec<i32>>>, Condvar);
 
-/// Freezes all descendants of `parent`.
+/// Freezes all of a family.
 ///
 /// A frozen process makes no children and no tasks, so looking again until nothing new shows up
 /// ends. A process that waits for its vfork child cannot stop before the child has gone on:
@@ -64,14 +73,14 @@ type Seized = (Mutex<Option<Vec<i32>>>, Condvar);
 /// # Errors
 ///
 /// A task cannot be traced, or does not stop in time; it is named. All are released.
-pub(crate) fn freeze(parent: i32, timeout: Duration) -> Result<Frozen> {
+pub(crate) fn freeze(family: Family, timeout: Duration) -> Result<Frozen> {
     let seized: Seized = (Mutex::new(Some(Vec::new())), Condvar::new());
     std::thread::scope(|scope| {
         let helper = std::thread::Builder::new().name("ckpt-undertaker".into());
         let helper = helper.spawn_scoped(scope, || undertaker(&seized));
         let frozen = helper
             .map_err(|e| Error::os("cannot start a thread for the freeze", e))
-            .and_then(|_| freeze_all(parent, timeout, &seized))
+            .and_then(|_| freeze_all(family, timeout, &seized))
             // A task that was killed as it was looked at.
             .map_err(|e| match e.kind() {
                 ErrorKind::Gone => e.kind_is(ErrorKind::Disturbed),
@@ -98,15 +107,15 @@ fn undertaker(seized: &Seized) {
     }
 }
 
-fn freeze_all(parent: i32, timeout: Duration, seized: &Seized) -> Result<Frozen> {
+fn freeze_all(family: Family, timeout: Duration, seized: &Seized) -> Result<Frozen> {
     let deadline = Instant::now() + timeout;
     let mut net = Net::default();
     loop {
-        let family = proc::family(parent);
-        let fresh = net.seize_new(&family, seized)?;
+        let members = family.members();
+        let fresh = net.seize_new(&members, seized)?;
         net.gather(Instant::now() + ROUND)?;
         if net.running.is_empty() && !fresh {
-            return net.into_frozen(family.0);
+            return net.into_frozen(members.0);
         }
         if !net.running.is_empty() {
             if Instant::now() >= deadline {

@@ -196,7 +196,8 @@ fn take(
     let name = image::file_name(&job.name, job.id, generation);
     let base = increment::base(&directory, job, options);
     if options.watch && options.increments > 0 && !options.stop {
-        job.watches.begin(job.parent, options.freeze_timeout, &mut job.standing);
+        let family = job.family();
+        job.watches.begin((job.parent, family), options.freeze_timeout, &mut job.standing);
     }
     let header = image::NewHeader { job: job.id, generation };
     let mut writer = Writer::create(&options.dir, &name, &header, options.level)?;
@@ -290,10 +291,11 @@ fn freeze_and_copy(
     (observer, gate): (&dyn Observer, &dyn Gate),
     (writer, base): (&Writer, Option<&Base>),
 ) -> Result<Taken> {
-    let mut before = Before::look(job.parent, &mut job.standing, &job.watches);
+    let family = job.family();
+    let mut before = Before::look((job.parent, family), &mut job.standing, &job.watches);
     let mut files = Collector::new();
     let stopped = Instant::now();
-    let mut frozen = freeze::freeze(job.parent, options.freeze_timeout)?;
+    let mut frozen = freeze::freeze(family, options.freeze_timeout)?;
     before.cut_short = std::mem::take(&mut frozen.cut_short);
     let Some(first) = frozen.processes.first().map(|process| process.pid) else {
         return Err(Error::new(ErrorKind::NotFound, "the job has ended: nothing is left to save"));

@@ -21,9 +21,10 @@ use crate::kinds::task::Task;
 use crate::kinds::timers::Timers;
 use crate::os::maps::{self, Kind, Map};
 use crate::os::mem::Memory;
+use crate::os::proc::{self, Family};
 use crate::os::remote::{Remote, Scratch, Site};
 use crate::os::status::Status;
-use crate::os::{PAGE, proc, ptrace};
+use crate::os::{PAGE, ptrace};
 use crate::snapshot::{Launcher, Life, Live, Process};
 
 /// `VmFlags` of the areas of each process, read before the freeze.
@@ -42,11 +43,17 @@ pub(crate) struct Before<'a> {
     /// Of the time behind it: nothing is asked of it before.
     pub(crate) states: States,
     pub(crate) watches: &'a Watches,
+    /// The process above the job.
+    pub(crate) above: i32,
 }
 
 impl<'a> Before<'a> {
-    /// Looks at the descendants of `parent` while they run.
-    pub(crate) fn look(parent: i32, standing: &'a mut Standing, watches: &'a Watches) -> Self {
+    /// Looks at a family while it runs, and the process above it.
+    pub(crate) fn look(
+        (above, family): (i32, Family),
+        standing: &'a mut Standing,
+        watches: &'a Watches,
+    ) -> Self {
         let mut before = Self {
             flags: AreaFlags::new(),
             seen: Sightings::new(),
@@ -54,10 +61,11 @@ impl<'a> Before<'a> {
             standing,
             states: States::default(),
             watches,
+            above,
         };
         // The launcher's are what they are.
-        let _ = before.states.namespaces(parent);
-        for pid in proc::descendants(parent) {
+        let _ = before.states.namespaces(above);
+        for pid in family.pids() {
             // Whatever ends meanwhile, or is new at the freeze, just goes without.
             before.flags.extend(maps::flags(pid).ok().map(|flags| (pid, flags)));
             for tid in proc::tasks(pid).unwrap_or_default() {
@@ -90,7 +98,8 @@ pub(crate) fn capture(
 ) -> Result<Vec<Process>> {
     // First everything is looked at: what cannot be saved is refused before it is disturbed.
     for process in &frozen.processes {
-        let checked = refuse::check(process, &launcher.credentials, &before.states);
+        let parent = frozen.parent(process.pid, before.above, &before.states)?;
+        let checked = refuse::check(process, parent, &launcher.credentials, &before.states);
         checked.map_err(|e| e.of_process(process.pid, &proc::comm(process.pid)))?;
     }
     let mut processes = Vec::new();
@@ -100,22 +109,29 @@ pub(crate) fn capture(
         let credentials = Credentials::told(&*before.states.status(process.pid)?)?;
         let live = live(process, index, credentials, before, files, plan).map_err(whose)?;
         let name = live.tasks.first().map(|task| task.name.clone()).unwrap_or_default();
-        processes.push(outline(process.pid, name, Life::Alive(Box::new(live)), &before.states)?);
+        processes.push(outline(process.pid, name, Life::Alive(Box::new(live)), frozen, before)?);
     }
     files.find_watched()?;
     for &pid in &frozen.zombies {
         let status = proc::stat(pid)?.exit_code.unwrap_or_default();
         let (name, life) = (proc::comm(pid).into_bytes(), Life::Zombie(status));
-        processes.push(outline(pid, name, life, &before.states)?);
+        processes.push(outline(pid, name, life, frozen, before)?);
     }
     Ok(processes)
 }
 
-fn outline(pid: i32, name: Vec<u8>, life: Life, states: &States) -> Result<Process> {
-    let status = states.status(pid)?;
+fn outline(
+    pid: i32,
+    name: Vec<u8>,
+    life: Life,
+    frozen: &Frozen,
+    before: &Before<'_>,
+) -> Result<Process> {
+    let states = &before.states;
+    let (status, parent) = (states.status(pid)?, frozen.parent(pid, before.above, states)?);
     Ok(Process {
         pid: status.inner_pid()?,
-        parent: states.status(status.parent()?)?.inner_pid()?,
+        parent: states.status(parent)?.inner_pid()?,
         group: status.innermost("NSpgid")?,
         session: status.innermost("NSsid")?,
         name,

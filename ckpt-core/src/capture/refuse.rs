@@ -11,13 +11,14 @@ use crate::os::{fds, proc, ptrace};
 /// The code segment of 64-bit programs.
 const USER_CS: u64 = 0x33;
 
-/// Checks every task of a process against its leader, and the process against its parent.
+/// Checks every task of a process against its leader, and the process against its `parent`.
 ///
 /// # Errors
 ///
 /// [`ErrorKind::Unsupported`], with what it is and what to do.
 pub(crate) fn check(
     process: &FrozenProcess,
+    parent: i32,
     launcher: &Credentials,
     states: &States,
 ) -> Result<()> {
@@ -51,7 +52,6 @@ pub(crate) fn check(
             );
         }
     }
-    let parent = status.parent()?;
     if fds::shares_with(process.pid, parent) {
         return refuse(
             "cannot save a process that shares memory or descriptors with its parent",

@@ -29,7 +29,7 @@ use crate::os::fds::Donor;
 use crate::os::maps::{self, Kind, Map};
 use crate::os::mem::Memory;
 use crate::os::pagemap::Pagemap;
-use crate::os::proc;
+use crate::os::proc::{self, Family};
 use crate::os::remote::Remote;
 use crate::os::uffd::Uffd;
 use crate::snapshot::{Life, Process};
@@ -55,13 +55,18 @@ struct Watched {
 }
 
 impl Watches {
-    /// Puts what is new and large of the descendants of `parent` under watch. They run meanwhile, but for
+    /// Puts what is new and large of a family under watch. They run meanwhile, but for
     /// a moment in which those that never were watched make what that takes.
-    pub(crate) fn begin(&mut self, parent: i32, timeout: Duration, standing: &mut Standing) {
+    pub(crate) fn begin(
+        &mut self,
+        (parent, family): (i32, Family),
+        timeout: Duration,
+        standing: &mut Standing,
+    ) {
         if self.refused {
             return;
         }
-        let mut large = proc::descendants(parent);
+        let mut large = family.pids();
         large.retain(|&pid| proc::private_bytes(pid) >= LARGE);
         // One that has executed another program has lost its watch.
         self.by_pid.retain(|pid, watched| large.contains(pid) && watched.watch.is_alive());
@@ -69,7 +74,7 @@ impl Watches {
         if large.is_empty() {
             return;
         }
-        let made = match made(parent, &large, timeout, standing) {
+        let made = match made((parent, family), &large, timeout, standing) {
             Ok(made) => made,
             Err(error) => return tracing::debug!(%error, "nothing new is watched"),
         };
@@ -222,7 +227,7 @@ type Made = (Watch, Vec<(u64, u64)>);
 /// Has these processes make what a watch takes, and puts their long anonymous areas under it; the job
 /// stands meanwhile. Processes that must not be asked ([`refuse::check`]) are left alone.
 fn made(
-    parent: i32,
+    (parent, family): (i32, Family),
     pids: &[i32],
     timeout: Duration,
     standing: &mut Standing,
@@ -234,7 +239,7 @@ fn made(
         .flat_map(|&pid| proc::tasks(pid).unwrap_or_default())
         .filter_map(seen)
         .collect();
-    let frozen = freeze::freeze(parent, timeout)?;
+    let frozen = freeze::freeze(family, timeout)?;
     let states = States::default();
     let mut all = Vec::new();
     for process in &frozen.processes {
@@ -245,7 +250,11 @@ fn made(
             let before = (seen.get(&tid).copied(), frozen.cut_short.get(&tid).copied());
             let _ = Interrupted::capture(process.pid, stopped, &memory, before, standing);
         }
-        if pids.contains(&process.pid) && refuse::check(process, &launcher, &states).is_ok() {
+        let may_be_asked = || {
+            let above = frozen.parent(process.pid, parent, &states)?;
+            refuse::check(process, above, &launcher, &states)
+        };
+        if pids.contains(&process.pid) && may_be_asked().is_ok() {
             let made = make(process).and_then(|watch| {
                 let areas = cover(process.pid, &watch)?;
                 Ok((watch, areas))

@@ -3,13 +3,15 @@
 //! Everything above speaks to the kernel through these rooms: tracees and remote system calls
 //! (`ptrace`, `tracee`, `remote`), what procfs tells (`proc`, `maps`, `pagemap`, `mem`), file
 //! descriptors of other processes (`fds`), page faults (`uffd`, `changes`, `thp`), the vDSO (`vdso`), the way
-//! to the disk (`writeback`) and new processes (`spawn`, `numbers`, `board`).
+//! to the disk (`writeback`) and new processes (`spawn`, `detached`, `numbers`, `board`).
 
 pub(crate) mod batch;
 pub(crate) mod board;
+pub(crate) mod caught;
 pub(crate) mod changes;
 pub(crate) mod clock;
 pub(crate) mod cpu;
+pub(crate) mod detached;
 pub(crate) mod elf;
 pub(crate) mod fds;
 pub(crate) mod headroom;

@@ -135,25 +135,40 @@ pub(crate) fn children(pid: i32) -> Vec<i32> {
     children_by_task(pid).into_iter().map(|(_, child)| child).collect()
 }
 
-/// All descendants of a process, parents before children, itself not included.
-pub(crate) fn descendants(pid: i32) -> Vec<i32> {
-    family(pid).0
+/// Processes that belong together. We ourselves never belong to one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// All descendants of this process.
+    Below(i32),
+    /// This process and its descendants.
+    Of(i32),
 }
 
-/// The same, and the tasks among them that have children.
-pub(crate) fn family(pid: i32) -> (Vec<i32>, HashSet<i32>) {
-    let (mut found, mut parents) = (children(pid), HashSet::new());
-    let mut next = 0;
-    while next < found.len() {
-        for (tid, child) in children_by_task(found[next]) {
-            parents.insert(tid);
-            found.push(child);
+impl Family {
+    /// Its processes, parents before children, and the tasks among them that have children.
+    pub(crate) fn members(self) -> (Vec<i32>, HashSet<i32>) {
+        let own = std::process::id().cast_signed();
+        let mut found = match self {
+            Self::Below(pid) => children(pid),
+            Self::Of(pid) => vec![pid],
+        };
+        let (mut parents, mut next) = (HashSet::new(), 0);
+        while next < found.len() {
+            for (tid, child) in children_by_task(found[next]) {
+                parents.insert(tid);
+                found.extend(Some(child).filter(|&child| child != own));
+            }
+            next += 1;
         }
-        next += 1;
+        let mut seen = HashSet::new();
+        found.retain(|pid| seen.insert(*pid));
+        (found, parents)
     }
-    let mut seen = HashSet::new();
-    found.retain(|pid| seen.insert(*pid));
-    (found, parents)
+
+    /// Its processes, parents before children.
+    pub(crate) fn pids(self) -> Vec<i32> {
+        self.members().0
+    }
 }
 
 /// A zombie, dead, or no more.

@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use crate::capture::watch::Watches;
 use crate::error::{Error, Result};
 use crate::image::{self, Whose};
 use crate::job::{Container, History, Job};
@@ -175,15 +174,11 @@ pub fn rebuild(
     let stand_in = skeleton.stand_in;
     skeleton.release();
     let job = Job {
-        id: snapshot.id,
-        name: snapshot.name.clone(),
-        parent: stand_in,
-        root,
         generation: image.header().generation,
         history: History { restarts: history.restarts.saturating_add(1), ..history },
         container,
         standing,
-        watches: Watches::default(),
+        ..Job::new(snapshot.id, snapshot.name.clone(), stand_in, root)
     };
     let path = image.path().to_path_buf();
     Ok(Rebuilt { job, root, foreground, status, total: started.elapsed(), bytes, behind, path })

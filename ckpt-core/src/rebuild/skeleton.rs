@@ -20,8 +20,9 @@ use super::tree::{Index, Role, Tree};
 use super::turns::Turns;
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::board::Board;
+use crate::os::proc;
 use crate::os::spawn::{self, Fork};
-use crate::os::{clock, numbers, proc, ptrace};
+use crate::os::{clock, numbers, ptrace};
 
 /// Steps of the board, in order.
 mod step {
@@ -168,7 +169,7 @@ impl Skeleton {
 
     /// Which process, as seen from here, is which.
     fn find(&mut self, recipe: &Recipe<'_>) -> Result<()> {
-        let all = std::iter::once(self.top).chain(proc::descendants(self.top));
+        let all = std::iter::once(self.top).chain(proc::Family::Below(self.top).pids());
         let numbers: std::collections::HashMap<i32, i32> =
             all.filter_map(|pid| Some((proc::inner_pid(pid).ok()?, pid))).collect();
         for (index, node) in recipe.tree.nodes.iter().enumerate() {
@@ -230,7 +231,7 @@ impl Drop for Skeleton {
         let mut made: HashSet<i32> = self.processes.iter().map(|&(_, pid)| pid).collect();
         made.iter().for_each(|&pid| spawn::kill(pid, libc::SIGKILL));
         loop {
-            let left = proc::descendants(self.top);
+            let left = proc::Family::Below(self.top).pids();
             made.extend(&left);
             let living: Vec<i32> = left.into_iter().filter(|&pid| !proc::is_dying(pid)).collect();
             living.iter().for_each(|&pid| spawn::kill(pid, libc::SIGKILL));

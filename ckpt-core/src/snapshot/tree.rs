@@ -135,11 +135,14 @@ impl Builder<'_> {
 
     /// Gives the stand-in the launcher's session and group; returns the first node to be made.
     fn outside(&mut self, outside: Outside) -> Index {
-        // A zero is a session or group that was not visible from where the job was.
-        if outside == Outside::Inherited || self.session == 0 {
+        // A zero is a session or group that was not visible from where the job was. One that a process of
+        // the job leads comes with that one.
+        let comes = |number: i32| number == 0 || self.process_of.contains_key(&number);
+        if outside == Outside::Inherited || comes(self.session) {
             return self.stand_in;
         }
         let mut first = self.stand_in;
+        let group = Some(self.group).filter(|&group| !comes(group));
         if self.session == self.launcher {
             self.nodes[self.stand_in].leads_session = true;
         } else {
@@ -147,9 +150,7 @@ impl Builder<'_> {
             self.nodes[helper].late.push(self.stand_in);
             first = helper;
         }
-        if self.group != 0 {
-            self.nodes[self.stand_in].group = Some(self.group);
-        }
+        self.nodes[self.stand_in].group = group;
         first
     }
 

@@ -213,7 +213,7 @@ impl Behind {
             if self.is_whole || self.tasks.is_empty() {
                 // What is still missing from here on is zero.
                 self.filling = None;
-                self.parents = proc::family(job.parent).1;
+                self.parents = job.family().members().1;
             }
         }
         if self.filling.is_none() {
