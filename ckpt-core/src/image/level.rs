@@ -11,8 +11,10 @@ pub const LEVEL: i32 = 3;
 const LEVELS: std::ops::RangeInclusive<i32> = -7..=22;
 /// What [`Level::Auto`] chooses from.
 const RUNGS: [i32; 4] = [0, LEVEL, 6, 9];
-/// Bytes in an image before another rung is tried: it takes so many until one sees what the last one did.
-const STEP: u64 = 8 << 20;
+/// Bytes of memory before a higher rung is tried: it takes so many until one sees what the last one did.
+const UP: u64 = 32 << 20;
+/// The same for a lower one: while blocks are packed too hard the disk has nothing to do.
+const DOWN: u64 = 8 << 20;
 /// With less on its way to the disk than this, the disk will soon have nothing to do.
 const IDLE: u64 = 16 << 20;
 /// With more than this, blocks are there sooner than the disk takes them.
@@ -72,13 +74,17 @@ pub(super) struct Effort {
 struct Rung {
     /// Of [`RUNGS`].
     at: usize,
-    /// Bytes that the image had when it was taken.
+    /// Bytes of memory that were written since.
     since: u64,
+    /// Of these, bytes of which nothing could be saved; packing them harder would not help.
+    in_vain: u64,
+    /// Bytes that were on their way to the disk then.
+    backlog: u64,
 }
 
 impl Effort {
     pub(super) fn new(level: Level) -> Self {
-        Self { level, rung: Mutex::new(Rung { at: 1, since: 0 }) }
+        Self { level, rung: Mutex::new(Rung { at: 1, since: 0, in_vain: 0, backlog: 0 }) }
     }
 
     /// zstd's level for sections, which are few.
@@ -89,43 +95,62 @@ impl Effort {
         }
     }
 
-    /// zstd's level for the next block, when the image has so many `written` bytes, of which so many are
-    /// on the disk. Without knowledge of that it stays as it is.
-    pub(super) fn of_next(&self, written: u64, on_disk: Option<u64>) -> i32 {
+    /// zstd's level for the next block, with so many bytes on their way to the disk. Without knowledge of
+    /// that it stays as it is.
+    pub(super) fn of_next(&self, backlog: Option<u64>) -> i32 {
         if let Level::Fixed(level) = self.level {
             return level;
         }
         let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(on_disk) = on_disk
-            && written >= rung.since + STEP
-        {
-            *rung = Rung { at: step(rung.at, written.saturating_sub(on_disk)), since: written };
+        if let Some(backlog) = backlog {
+            let at = rung.step(backlog);
+            if at != rung.at {
+                tracing::debug!(level = RUNGS[at], backlog, "blocks are packed otherwise");
+                *rung = Rung { at, since: 0, in_vain: 0, backlog };
+            }
         }
         RUNGS[rung.at]
     }
+
+    /// A block of so many bytes of memory was written, packed at this level or as it was.
+    pub(super) fn written(&self, plain: usize, level: i32, is_packed: bool) {
+        if self.level == Level::Auto {
+            let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+            rung.since += plain as u64;
+            rung.in_vain += if level == 0 || is_packed { 0 } else { plain as u64 };
+        }
+    }
 }
 
-/// One rung up or down, or none.
-fn step(rung: usize, backlog: u64) -> usize {
-    match backlog {
-        ..IDLE => rung.saturating_sub(1),
-        IDLE..=BUSY => rung,
-        _ => (rung + 1).min(RUNGS.len() - 1),
+impl Rung {
+    /// One up or down, or the same.
+    fn step(&self, backlog: u64) -> usize {
+        match backlog {
+            ..IDLE if self.since >= DOWN => self.at.saturating_sub(1),
+            // One that is on its way back is high enough.
+            BUSY.. if backlog >= self.backlog && self.since - self.in_vain >= UP => {
+                (self.at + 1).min(RUNGS.len() - 1)
+            }
+            _ => self.at,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::MAX_BLOCK;
 
-    /// A disk and cores of given speeds, in MiB a tick; gives the level in the end.
-    fn settles(disk: u64, compressed: impl Fn(i32) -> u64) -> i32 {
+    /// A disk that takes so many MiB a tick, and cores that bring this many to it at a level, of as many in
+    /// memory as it says; gives the level in the end.
+    fn settles(disk: u64, packed: impl Fn(i32) -> u64, is_packed: bool) -> i32 {
         let effort = Effort::new(Level::Auto);
         let (mut written, mut on_disk, mut level) = (0, 0, LEVEL);
         for _ in 0..2000 {
-            written += compressed(level) << 20;
+            written += packed(level) << 20;
             on_disk = written.min(on_disk + (disk << 20));
-            level = effort.of_next(written, Some(on_disk));
+            effort.written(MAX_BLOCK, level, is_packed);
+            level = effort.of_next(Some(written - on_disk));
         }
         level
     }
@@ -133,18 +158,19 @@ mod tests {
     #[test]
     fn it_follows_the_disk() {
         let bytes = |level: i32| 20 / (1 + level as u64);
-        assert_eq!(settles(50, bytes), 0, "a disk that takes everything");
-        assert_eq!(settles(1, |level| 20 - level as u64), 9, "one that takes nearly nothing");
+        assert_eq!(settles(50, bytes, true), 0, "a disk that takes everything");
+        assert_eq!(settles(1, |level| 20 - level as u64, true), 9, "one that takes nearly nothing");
+        assert_eq!(settles(1, |_| 20, false), LEVEL, "nothing can be saved");
         // Between two rungs it has now the one, now the other.
-        assert!([0, 3].contains(&settles(10, bytes)));
+        assert!([0, 3].contains(&settles(10, bytes, true)));
     }
 
     #[test]
     fn without_knowledge_it_stays() {
         let effort = Effort::new(Level::Auto);
-        assert!((0..100).all(|n| effort.of_next(n << 20, None) == LEVEL));
+        assert!((0..100).all(|_| effort.of_next(None) == LEVEL));
         let fixed = Effort::new(Level::Fixed(-2));
-        assert!((0..100).all(|n| fixed.of_next(n << 20, Some(0)) == -2));
+        assert!((0..100).all(|_| fixed.of_next(Some(0)) == -2));
     }
 
     #[test]

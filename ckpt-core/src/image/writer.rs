@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bincode::Encode;
 
 use super::ancestors::Needed;
-use super::block::{BlockId, Packed, Packer, Row, Unpacker};
+use super::block::{BlockId, Codec, Packed, Packer, Row, Unpacker};
 use super::codec;
 use super::format::{
     HEADER_LEN, Header, Importance, MAX_BLOCK, MAX_MANIFEST, MAX_SECTION, MAX_SECTIONS, NewHeader,
@@ -150,8 +150,11 @@ impl Writer {
             let what = format!("a block of {} bytes was to be written", plain.len());
             return Err(Error::new(ErrorKind::Internal, what));
         }
-        let level = self.effort.of_next(self.length(), self.outflow.on_disk());
-        self.put(plain.len(), &packer.pack(plain, level)?)
+        let on_disk = self.outflow.on_disk();
+        let level = self.effort.of_next(on_disk.map(|there| self.length().saturating_sub(there)));
+        let packed = packer.pack(plain, level)?;
+        self.effort.written(plain.len(), level, packed.codec == Codec::Zstd);
+        self.put(plain.len(), &packed)
     }
 
     fn put(&self, plain: usize, packed: &Packed<'_>) -> Result<BlockId> {
