@@ -78,6 +78,19 @@ impl Region {
         self.elements()?.checked_mul(self.size.into())
     }
 
+    /// Refuses another number of bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Usage`].
+    pub(crate) fn must_have(&self, bytes: usize) -> Result<()> {
+        if self.bytes() == Some(bytes as u64) {
+            return Ok(());
+        }
+        let what = format!("{self}: that is not what {bytes} bytes are");
+        Err(Error::new(ErrorKind::Usage, what))
+    }
+
     /// Whether elements of the type are what it has.
     pub(crate) fn is_of<T: Element>(&self) -> bool {
         (self.kind, self.size as usize) == (T::KIND, size_of::<T>())

@@ -1,20 +1,17 @@
 //! A version being written: all of it gets there, or nothing.
 
-use std::borrow::Cow;
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use memmap2::MmapMut;
-
 use super::catalog::{Catalog, Region};
 use super::element::Element;
 use super::place::Place;
+use super::staging::{Data, Input, Staging};
 use super::store::{self, Store};
 use crate::capture::base::Base;
 use crate::capture::increment;
-use crate::capture::plan::{Extent, Plan, Source};
+use crate::capture::plan::{Extent, Plan};
 use crate::capture::sieve::Sieve;
 use crate::capture::stream::{self, Means};
 use crate::error::{Error, ErrorKind, Result};
@@ -49,7 +46,7 @@ pub struct Transaction<'s, 'd> {
     store: &'s mut Store,
     version: u64,
     catalog: Catalog,
-    data: Vec<Cow<'d, [u8]>>,
+    data: Vec<Data<'d>>,
 }
 
 impl<'s, 'd> Transaction<'s, 'd> {
@@ -81,11 +78,34 @@ impl<'s, 'd> Transaction<'s, 'd> {
         shape: &[u64],
     ) -> Result<&mut Self> {
         let region = Region::new::<T>(name, shape);
-        if region.elements() != Some(elements.len() as u64) {
-            let what = format!("{region}: that is not what {} elements are", elements.len());
-            return Err(Error::new(ErrorKind::Usage, what));
-        }
-        self.push(region, Cow::Borrowed(bytemuck::must_cast_slice(elements)))
+        self.add_bytes(region, bytemuck::must_cast_slice(elements))
+    }
+
+    /// Adds an array that need not be copied by [`Self::commit_async`], as it is given away.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::add`].
+    pub fn add_owned<T: Element + Send>(
+        &mut self,
+        name: &str,
+        elements: Vec<T>,
+    ) -> Result<&mut Self> {
+        let region = Region::new::<T>(name, &[elements.len() as u64]);
+        self.push(region, Data::Owned(Box::new(elements)))
+    }
+
+    /// Adds an array of which only the bytes are at hand: one of another language, or of a type that the
+    /// compiler cannot vouch for. (Bytes of such a one take `unsafe` to come by, see
+    /// [`std::slice::from_raw_parts`].)
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Usage`] if there is one of that name already, or the bytes are not as many as the region
+    /// says.
+    pub fn add_bytes(&mut self, region: Region, bytes: &'d [u8]) -> Result<&mut Self> {
+        region.must_have(bytes.len())?;
+        self.push(region, Data::Borrowed(bytes))
     }
 
     /// Adds a single value.
@@ -93,17 +113,27 @@ impl<'s, 'd> Transaction<'s, 'd> {
     /// # Errors
     ///
     /// As of [`Self::add`].
-    pub fn add_value<T: Element>(&mut self, name: &str, value: T) -> Result<&mut Self> {
-        self.push(Region::new::<T>(name, &[]), Cow::Owned(bytemuck::bytes_of(&value).to_vec()))
+    pub fn add_value<T: Element + Send>(&mut self, name: &str, value: T) -> Result<&mut Self> {
+        self.push(Region::new::<T>(name, &[]), Data::Owned(Box::new(vec![value])))
     }
 
-    fn push(&mut self, region: Region, bytes: Cow<'d, [u8]>) -> Result<&mut Self> {
+    /// The same with bytes that are given away, see [`Self::add_owned`].
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::add_bytes`].
+    pub fn add_owned_bytes(&mut self, region: Region, bytes: Vec<u8>) -> Result<&mut Self> {
+        region.must_have(bytes.len())?;
+        self.push(region, Data::Owned(Box::new(bytes)))
+    }
+
+    fn push(&mut self, region: Region, data: Data<'d>) -> Result<&mut Self> {
         if self.catalog.find(&region.name).is_some() {
             let what = format!("there are two regions named {:?}", region.name);
             return Err(Error::new(ErrorKind::Usage, what));
         }
         self.catalog.regions.push(region);
-        self.data.push(bytes);
+        self.data.push(data);
         Ok(self)
     }
 
@@ -113,25 +143,28 @@ impl<'s, 'd> Transaction<'s, 'd> {
     ///
     /// What the file system says; the versions before are as they were.
     pub fn commit(self) -> Result<Report> {
-        let sources = self.data.iter().map(|bytes| Bytes::of(bytes)).collect::<Result<_>>()?;
-        let report = write(&self.store.place, self.version, &self.catalog, sources, false)?;
+        let (input, staging) = (Input::in_place(&self.data)?, &self.store.staging);
+        let report =
+            write(&self.store.place, self.version, &self.catalog, (input, staging), false)?;
         self.store.newest = Some(self.version);
         Ok(report)
     }
 
-    /// Copies all arrays, so that they may be changed as soon as this returns, and writes the copy
-    /// meanwhile. The next version begins when this one is durable.
+    /// Copies all arrays that are borrowed, so that they may be changed as soon as this returns (they are
+    /// *staged*), and writes the copy meanwhile, until it is *durable*. The next version begins then. The memory of
+    /// the copy stays with the store for the next one.
     ///
     /// # Errors
     ///
     /// There is no memory for the copy, or no thread.
     pub fn commit_async(self) -> Result<Pending> {
-        let sources = self.data.iter().map(|bytes| Bytes::copied(bytes)).collect::<Result<_>>()?;
         let (place, catalog, version) = (self.store.place.clone(), self.catalog, self.version);
+        let staging = self.store.staging.clone();
+        let input = Input::copied(self.data, &staging, place.options.workers)?;
         let outcome = Arc::new((Mutex::new(None), Condvar::new()));
         let told = Arc::clone(&outcome);
         let work = move || {
-            let written = write(&place, version, &catalog, sources, true);
+            let written = write(&place, version, &catalog, (input, &staging), true);
             *told.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(written);
             told.1.notify_all();
         };
@@ -172,37 +205,12 @@ impl Pending {
     }
 }
 
-/// An array's bytes as the page stream reads them.
-struct Bytes {
-    source: Source,
-    at: u64,
-    length: u64,
-}
-
-impl Bytes {
-    /// In their place: by way of our own `/proc/self/mem`, as another process' memory is read.
-    fn of(bytes: &[u8]) -> Result<Self> {
-        let memory = File::open("/proc/self/mem");
-        let memory = memory.map_err(|e| Error::os("cannot open /proc/self/mem", e))?;
-        let (at, length) = (bytes.as_ptr().addr() as u64, bytes.len() as u64);
-        Ok(Self { source: Source::File(memory), at, length })
-    }
-
-    fn copied(bytes: &[u8]) -> Result<Self> {
-        // A map cannot be empty.
-        let mut copy = MmapMut::map_anon(bytes.len().max(1))
-            .map_err(|e| Error::os("there is no memory for a copy of the regions", e))?;
-        copy[..bytes.len()].copy_from_slice(bytes);
-        Ok(Self { source: Source::Held(copy), at: 0, length: bytes.len() as u64 })
-    }
-}
-
 /// Writes our own rank's image of a version.
 fn write(
     place: &Place,
     version: u64,
     catalog: &Catalog,
-    sources: Vec<Bytes>,
+    (input, staging): (Input, &Staging),
     beside: bool,
 ) -> Result<Report> {
     let begun = Instant::now();
@@ -218,23 +226,14 @@ fn write(
     };
     let header = NewHeader { job: place.id(), generation: version };
     let mut writer = Writer::create(&place.dir, &place.file_name(version), &header, options.level)?;
-    let mut plan = Plan::default();
-    let mut bytes = 0;
-    for (number, Bytes { source, at, length }) in (0u32..).zip(sources) {
-        let object = Object::Memory(number);
-        plan.sources.push(source);
-        let (address, keep_zeroes, is_private) = (0, false, false);
-        plan.extents.push(Extent {
-            object,
-            address,
-            length,
-            source: number,
-            at,
-            keep_zeroes,
-            is_private,
-        });
-        bytes += length;
+    let (sources, places, kept) = input.into_parts();
+    let mut plan = Plan { sources, ..Plan::default() };
+    for (number, (source, at, length)) in (0u32..).zip(places) {
+        let (object, address) = (Object::Memory(number), 0);
+        let (keep_zeroes, is_private) = (false, false);
+        plan.extents.push(Extent { object, address, length, source, at, keep_zeroes, is_private });
     }
+    let bytes = plan.total();
     let sieve = Sieve {
         job: place.id(),
         base: base.as_ref(),
@@ -243,8 +242,9 @@ fn write(
         seen: None,
     };
     let means = Means { workers: options.workers, beside };
-    let (found, streamed) = stream::write(&plan, &writer, &sieve, &means, &Silent)?;
-    drop(plan);
+    let streamed = stream::write(&plan, &writer, &sieve, &means, &Silent);
+    Input::done(plan.sources, kept, staging);
+    let (found, streamed) = streamed?;
     writer.section(Tag::RGNS, Importance::Critical, catalog)?;
     let needs = increment::write(&mut writer, found, base.as_ref())?;
     let published = writer.finish()?.publish()?;

@@ -40,12 +40,15 @@
 mod catalog;
 mod commit;
 mod element;
+mod owned;
 mod place;
+mod staging;
 mod store;
 mod version;
 
 pub use catalog::{Region, of_image};
 pub use commit::{Pending, Report, Transaction};
 pub use element::{Element, Kind};
+pub use owned::{Handle, Regions};
 pub use store::{Keep, Options, PassedOver, Restored, Store};
 pub use version::{Rank, Version};

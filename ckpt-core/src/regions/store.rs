@@ -7,10 +7,12 @@ use std::thread::JoinHandle;
 use super::catalog::Catalog;
 use super::commit::Transaction;
 use super::place::Place;
+use super::staging::Staging;
 use super::version::Version;
 use crate::capture::INCREMENTS;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Directory, Entry, ImageId, Level, Reader};
+use crate::job::JobId;
 
 /// Which versions are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +61,8 @@ pub struct Store {
     pub(super) place: Place,
     /// The version that the next one follows.
     pub(super) newest: Option<u64>,
+    /// Where arrays are copied to.
+    pub(super) staging: Staging,
     /// The one that is being written.
     pub(super) running: Option<JoinHandle<()>>,
 }
@@ -100,7 +104,12 @@ impl Store {
         let place = Place { dir, name: name.to_owned(), options };
         let entries = place.directory()?.images()?;
         let newest = place.versions(&entries, options.rank).into_iter().max();
-        Ok(Self { place, newest, running: None })
+        Ok(Self { place, newest, staging: Staging::default(), running: None })
+    }
+
+    /// How it works.
+    pub fn options(&self) -> Options {
+        self.place.options
     }
 
     /// The versions that all ranks have, the newest first. Their blocks are not looked at.
@@ -138,11 +147,13 @@ impl Store {
 
     /// Lets `take` read from the newest version. If that is damaged, it is set aside, and `take` is
     /// called again with the one before; so it must not mind what it has read already. `None` if there
-    /// is no version. The next version's number must be higher than that of the one that was read; what
-    /// our own rank has of higher ones gives way to it.
+    /// is no version. What our own rank has of newer ones is removed: it is of a past that is given up. (To
+    /// look at a version without that there is [`Store::version`].)
     ///
-    /// Ranks do not hear of each other's damage: if there are several, let them compare the versions
-    /// that they have read, and those that have a higher one call [`Store::restore_up_to`] with the lowest.
+    /// Ranks do not hear of each other: if there are several, let them compare the versions that they have
+    /// read, and those that have a higher one, since others have found damage, call [`Store::restore_up_to`] with the
+    /// lowest. No rank may begin a version before all have restored, or parts of two pasts might be taken for
+    /// a whole. Collective communication of the program does that by itself.
     ///
     /// # Errors
     ///
@@ -170,6 +181,7 @@ impl Store {
             let read = self.version(number).and_then(|version| take(&version));
             match read {
                 Ok(()) => {
+                    give_up(&self.place, &self.place.directory()?, number.saturating_add(1))?;
                     self.newest = Some(number);
                     return Ok(Some(Restored { version: number, passed_over }));
                 }
@@ -185,6 +197,9 @@ impl Store {
             Some(first) => Err(first.error),
             // A version that not all ranks have is none.
             None => {
+                if limit == u64::MAX {
+                    give_up(&self.place, &self.place.directory()?, 0)?;
+                }
                 self.newest = None;
                 Ok(None)
             }
@@ -252,8 +267,8 @@ pub(super) fn whole(place: &Place, entries: &[Entry]) -> Vec<(u64, u32)> {
     found
 }
 
-/// Removes our own images of a version that is about to be written and of later ones: after a restart from
-/// an earlier version they are of a past that was given up.
+/// Removes our own images of a version and of later ones: after a restart from an earlier one they are of a
+/// past that was given up.
 ///
 /// # Errors
 ///
@@ -269,7 +284,7 @@ pub(super) fn give_up(place: &Place, directory: &Directory, version: u64) -> Res
 }
 
 /// Removes our own images that are not to be kept. One that all ranks have stays until there are
-/// enough newer ones of that kind: others may be behind.
+/// enough newer ones of that kind: others may be behind. The first rank looks after those that are no more.
 ///
 /// # Errors
 ///
@@ -282,9 +297,13 @@ pub(super) fn prune(place: &Place, directory: &Directory) -> Result<()> {
     let is_kept = |version: u64| {
         version >= *oldest || every.is_some_and(|every| every > 0 && version.is_multiple_of(every))
     };
-    let its = entries.iter().filter(|it| it.job() == Some(place.id()) && it.is_trusted());
+    let Options { rank, ranks, .. } = place.options;
+    let most = whole.iter().map(|(_, ranks)| *ranks).max().unwrap_or(ranks);
+    let gone = if rank == 0 { ranks..most.max(ranks) } else { 0..0 };
+    let whose: HashSet<JobId> = gone.chain([rank]).map(|rank| place.id_of(rank)).collect();
+    let is_its = |it: &&Entry| it.job().is_some_and(|job| whose.contains(&job)) && it.is_trusted();
     let (kept, others): (Vec<&Entry>, Vec<&Entry>) =
-        its.partition(|it| it.generation().is_none_or(is_kept));
+        entries.iter().filter(is_its).partition(|it| it.generation().is_none_or(is_kept));
     let mut needed: HashSet<ImageId> = HashSet::new();
     for entry in kept {
         if let Ok(image) = Reader::open(&entry.path) {

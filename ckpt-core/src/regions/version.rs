@@ -115,6 +115,24 @@ impl Version {
         self.own()?.read(name, into)
     }
 
+    /// As [`Rank::region`] of our own rank.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::read`].
+    pub fn region(&self, name: &str) -> Result<&Region> {
+        self.own()?.region(name)
+    }
+
+    /// As [`Rank::read_bytes`] of our own rank.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::read`].
+    pub fn read_bytes(&self, name: &str, start: u64, into: &mut [u8]) -> Result<()> {
+        self.own()?.read_bytes(name, start, into)
+    }
+
     /// As [`Rank::read_vec`] of our own rank.
     ///
     /// # Errors
@@ -216,12 +234,40 @@ impl Rank {
         Ok(value)
     }
 
-    fn find<T: Element>(&self, name: &str) -> Result<(u32, &Region)> {
-        let Some((number, region)) = self.catalog.find(name) else {
+    /// What there is of this name.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`].
+    pub fn region(&self, name: &str) -> Result<&Region> {
+        self.named(name).map(|(_, region)| region)
+    }
+
+    /// Reads bytes of an array, whatever its elements are, from the one numbered `start` on.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::read_part`], but for the kind.
+    pub fn read_bytes(&self, name: &str, start: u64, into: &mut [u8]) -> Result<()> {
+        let (number, region) = self.named(name)?;
+        let end = start.checked_add(into.len() as u64);
+        if end.is_none() || end > region.bytes() {
+            let what = format!("{region}: there are no {} bytes from {start} on", into.len());
+            return Err(Error::new(ErrorKind::Usage, what));
+        }
+        self.fill(number, start, into)
+    }
+
+    fn named(&self, name: &str) -> Result<(u32, &Region)> {
+        self.catalog.find(name).ok_or_else(|| {
             let names: Vec<&str> = self.regions().iter().map(|it| it.name.as_str()).collect();
             let what = format!("there is no region {name:?}, only {}", names.join(", "));
-            return Err(Error::new(ErrorKind::NotFound, what));
-        };
+            Error::new(ErrorKind::NotFound, what)
+        })
+    }
+
+    fn find<T: Element>(&self, name: &str) -> Result<(u32, &Region)> {
+        let (number, region) = self.named(name)?;
         if region.is_of::<T>() {
             return Ok((number, region));
         }

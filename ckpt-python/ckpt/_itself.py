@@ -1,0 +1,71 @@
+"""Checkpoints of the whole program."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Union
+
+from ._errors import must
+from ._native import ffi, lib
+
+
+class Life(enum.Enum):
+    """In which life the program is."""
+
+    #: The same as before; there is an image now.
+    RESUMED = 0
+    #: One that was restored from it.
+    RESTARTED = 1
+
+
+def checkpoint_self(dir: Union[str, os.PathLike[str]]) -> Life:
+    """Takes a checkpoint of this program, all its threads and its children, and returns when the image is durable;
+    returns as well in the program that ``ckpt-restore`` brings back from it. The program ``ckpt`` must be in
+    ``$PATH``, or named by ``$CKPT_HELPER``."""
+    restarted = ffi.new("int32_t *")
+    must(lib.ckpt_checkpoint_self(os.fsencode(dir), restarted))
+    return Life(restarted[0])
+
+
+@contextlib.contextmanager
+def defer() -> Iterator[None]:
+    """A critical section: no checkpoint is taken of the program meanwhile."""
+    lib.ckpt_defer_begin()
+    try:
+        yield
+    finally:
+        must(lib.ckpt_defer_end())
+
+
+class Moment(enum.Enum):
+    """When a hook runs."""
+
+    #: Before a checkpoint.
+    BEFORE = 0
+    #: After it, in the same life.
+    RESUMED = 1
+    #: In a life that was restored from it.
+    RESTARTED = 2
+
+
+class hook:
+    """Has ``work`` run at every :func:`checkpoint_self`, in the thread that calls it, until it is closed."""
+
+    def __init__(self, moment: Moment, work: Callable[[], Any]) -> None:
+        self._callback = ffi.callback("void(void *)", lambda _: work() and None)
+        self._number = lib.ckpt_hook(moment.value, self._callback, ffi.NULL)
+
+    def close(self) -> None:
+        """It runs no more."""
+        if self._number:
+            must(lib.ckpt_unhook(self._number))
+            self._number = 0
+
+    def __enter__(self) -> hook:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
