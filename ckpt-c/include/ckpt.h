@@ -15,10 +15,10 @@
 #include <stdint.h>
 
 // Compressed as hard as keeps the disk busy; for ckpt_options.level.
-#define CKPT_LEVEL_AUTO INT32_MIN
+#define CKPT_LEVEL_AUTO 1000
 
-// The newest version; for ckpt_load().
-#define CKPT_NEWEST UINT64_MAX
+// Higher than any version: the newest one is meant.
+#define CKPT_NEWEST 9223372036854775807
 
 // Dimensions of an array, at most.
 #define CKPT_MAX_DIMS 16

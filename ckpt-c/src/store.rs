@@ -13,9 +13,9 @@ use crate::arguments::{array, handle, put, room, text};
 use crate::status::{ckpt_status, told, usage};
 
 /// Compressed as hard as keeps the disk busy; for ckpt_options.level.
-pub const CKPT_LEVEL_AUTO: i32 = i32::MIN;
-/// The newest version; for ckpt_load().
-pub const CKPT_NEWEST: u64 = u64::MAX;
+pub const CKPT_LEVEL_AUTO: i32 = 1000;
+/// Higher than any version: the newest one is meant.
+pub const CKPT_NEWEST: u64 = 9_223_372_036_854_775_807;
 /// Dimensions of an array, at most.
 pub const CKPT_MAX_DIMS: usize = 16;
 

@@ -1,12 +1,12 @@
 """numpy's types as the library's kinds.
 
 Little-endian numbers are what they are. All others (complex numbers, booleans, times, records …) are bytes for the
-library; what they are for numpy goes along, in an array of its own.
+library; what they are for numpy goes along, in an array of its own, as literals of Python (as in numpy's own files).
 """
 
 from __future__ import annotations
 
-import json
+import ast
 from typing import Any
 
 import numpy as np
@@ -26,28 +26,23 @@ def kind_of(dtype: np.dtype[Any]) -> int:
     if dtype.hasobject:
         raise TypeError(f"an array of {dtype} holds Python objects, which cannot be saved")
     if dtype.kind in _KINDS and dtype.newbyteorder("<") == dtype:
-        return _KINDS[dtype.kind]
-    return lib.CKPT_BYTES
+        return int(_KINDS[dtype.kind])
+    return int(lib.CKPT_BYTES)
 
 
 def described(dtypes: dict[str, np.dtype[Any]]) -> np.ndarray[Any, Any] | None:
     """Those types that a kind does not tell, as an array of bytes."""
-    others = {name: dtype_to_descr(it) for name, it in dtypes.items() if kind_of(it) == lib.CKPT_BYTES}
+    others = {name: dtype_to_descr(it)  # type: ignore[no-untyped-call]
+        for name, it in dtypes.items() if kind_of(it) == lib.CKPT_BYTES}
     if not others:
         return None
-    return np.frombuffer(json.dumps(others).encode(), dtype=np.uint8)
+    return np.frombuffer(repr(others).encode(), dtype=np.uint8)
 
 
 def descriptions(text: bytes) -> dict[str, np.dtype[Any]]:
     """The opposite."""
-    return {name: descr_to_dtype(_tuples(descr)) for name, descr in json.loads(text).items()}
-
-
-def _tuples(descr: Any) -> Any:
-    # JSON has lists only; numpy wants fields as tuples.
-    if isinstance(descr, list):
-        return [tuple(_tuples(part) if isinstance(part, list) else part for part in field) for field in descr]
-    return descr
+    return {name: descr_to_dtype(descr)  # type: ignore[no-untyped-call]
+        for name, descr in ast.literal_eval(text.decode()).items()}
 
 
 def dtype_of(kind: int, size: int) -> np.dtype[Any]:

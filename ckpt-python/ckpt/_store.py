@@ -20,7 +20,7 @@ Array = np.ndarray[Any, Any]
 
 def version() -> str:
     """The version of the library."""
-    return ffi.string(lib.ckpt_version()).decode()
+    return str(ffi.string(lib.ckpt_version()).decode())
 
 
 class Version(Mapping[str, Array]):
