@@ -3,7 +3,9 @@
 mod demo;
 mod dist;
 mod install;
+mod library;
 mod needs;
+mod python;
 mod set;
 mod test;
 
@@ -13,8 +15,9 @@ use std::process::{Command, ExitCode};
 const USAGE: &str = "\
 usage: cargo xtask demo                    a job is checkpointed, killed, and finishes nevertheless
        cargo xtask test [--short] [FILTER] all tests, or those whose names hold FILTER
-       cargo xtask install [--prefix DIR] [--dmtcp-names]
-                                           the commands into DIR/bin [default: /usr/local]
+       cargo xtask install [--prefix DIR] [--dmtcp-names] [--library]
+                                           the commands into DIR/bin [default: /usr/local]; DMTCP's names
+                                           for them; the library for C into DIR/lib and DIR/include
        cargo xtask dist [--out DIR]        the commands in one folder for containers, and a tar
                                            [default: target/dist]
        cargo xtask bench [MIB [PART]]      whole checkpoints beside their rivals; the tables go into

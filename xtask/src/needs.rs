@@ -24,6 +24,11 @@ const NEEDS: &[Need] = &[
         check: "/usr/bin/python3 -c 'import numpy' && ls /usr/lib/*/openblas-pthread/libblas.so.3",
         packages: &["python3-numpy", "libopenblas0-pthread"],
     },
+    Need {
+        what: "what links a library for C",
+        check: "c++ --version && pkg-config --version && nm --version",
+        packages: &["g++", "pkg-config", "binutils"],
+    },
     Need { what: "perl", check: "perl -e 1", packages: &["perl"] },
     Need { what: "tclsh", check: "echo exit | tclsh", packages: &["tcl"] },
     Need { what: "awk", check: "awk 'BEGIN { exit }'", packages: &["gawk"] },

@@ -1,6 +1,8 @@
 //! `cargo xtask test`: all of them, on what the machine has or gets.
 
-use crate::{Result, cargo, dist, must, needs, set};
+use std::path::Path;
+
+use crate::{Result, built, cargo, dist, library, must, needs, python, set};
 
 /// Fewer rounds, and not the largest ones.
 const SHORT: &str = "not test(large_memory)";
@@ -16,6 +18,9 @@ pub fn run(words: &[&str]) -> Result {
     must(cargo().args(["build", "--release", "-p", "ckpt-launch", "-p", "ckpt-restore"]))?;
     // Those in containers run this one.
     set::put(&dist::folder(), true)?;
+    // Those in C and Python use what is installed.
+    library::put(&built().parent().unwrap_or(Path::new("target")).join("library"))?;
+    python::put()?;
     let mut nextest = cargo();
     nextest.args(["nextest", "run", "--release", "--workspace", "--exclude", "ckpt-preload"]);
     if !flags.is_empty() {
