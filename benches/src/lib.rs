@@ -6,6 +6,7 @@
 //! and [`slowdown`] are about our engine alone. [`report`] has the order of it all, and makes text of
 //! it with [`table`] and [`plot`].
 
+pub mod arrays;
 pub mod growth;
 pub mod host;
 pub mod memory;

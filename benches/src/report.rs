@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::host::{meminfo, surroundings};
 use crate::payload::{Payload, Place};
-use crate::{Result, growth, memory, plot, programs, rivals, slowdown, table};
+use crate::{Result, arrays, growth, memory, plot, programs, rivals, slowdown, table};
 
 const HEAD: &str = "# Performance
 
@@ -24,7 +24,7 @@ one after the other.
 ";
 
 /// The parts, in their order.
-const PARTS: [&str; 5] = ["rivals", "programs", "slowdown", "memory", "growth"];
+const PARTS: [&str; 6] = ["rivals", "programs", "slowdown", "memory", "growth", "arrays"];
 
 /// Runs everything, with payloads of this size, and writes it down; or one part, and prints it.
 ///
@@ -64,6 +64,13 @@ pub fn write(place: &Place, mib: u64, only: Option<&str>) -> Result {
             "## Growth\n\nFirst checkpoints, at the usual level.\n\n![](performance.svg)\n\n",
         );
         text.push_str(&growth::all(place, mib, &mut panels)?);
+    }
+    if wanted("arrays") {
+        text.push_str(
+            "## A program's own arrays\n\n*staged*: until the arrays may change (`commit_async`); *2nd*: \
+             one page in a hundred has changed; *restored*: into memory that is there, from the page cache.\n\n",
+        );
+        text.push_str(&arrays::costs(place, mib)?);
     }
     print!("{text}");
     if only.is_none() {

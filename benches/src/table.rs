@@ -16,7 +16,7 @@ pub fn size(value: f64) -> String {
 }
 
 /// A value and how often it holds `base`.
-fn cell(value: Option<f64>, base: Option<f64>, unit: fn(f64) -> String) -> String {
+pub fn cell(value: Option<f64>, base: Option<f64>, unit: fn(f64) -> String) -> String {
     let Some(value) = value else { return String::new() };
     let ratio = base.map_or(String::new(), |base| format!(" ({:.2})", value / base));
     unit(value) + &ratio
