@@ -1,7 +1,7 @@
 //! One room for each kind of kernel object: its plain data, how it is captured, how it is rebuilt.
 //!
 //! The plain data is public (an image's reader may look at it); the two functions beside it work
-//! on a stopped task through a [`Hand`].
+//! on a stopped task through a `Hand`.
 
 pub(crate) mod asks;
 pub mod call;

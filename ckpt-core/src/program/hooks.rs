@@ -118,7 +118,7 @@ mod tests {
         drop(once);
         let once = hook(Moment::Before, move || drop(own.lock().unwrap().take()));
         *cell.lock().unwrap() = Some(once);
-        run(Moment::Before);
+        assert_eq!(told(Moment::Before), ["second"]);
         assert!(cell.lock().unwrap().is_none());
         assert_eq!(told(Moment::Before), ["second"]);
     }
