@@ -150,7 +150,7 @@ uint64_t ckpt_hook(uint32_t moment,
                    void (*work)(void*),
                    void *argument);
 
-// The hook of this number runs no more.
+// The hook of this number runs no more. One that runs in another thread at this moment comes to its end first.
 enum ckpt_status ckpt_unhook(uint64_t number);
 
 // A policy that says so `every` seconds (0: never for that), and `margin` seconds before Slurm ends the job (0:
@@ -231,16 +231,23 @@ enum ckpt_status ckpt_latest(struct ckpt_store *store,
 
 // Reads all protected arrays from the newest version up to `limit` (CKPT_NEWEST), and tells which that was. A
 // damaged one is set aside, and the one before it is read (ckpt_passed_over() tells how many). CKPT_NOT_FOUND if
-// there is none. `loaded` may be NULL.
+// there is none; CKPT_USAGE, with nothing written to, if an array was not saved, or is of another size now, or the
+// version is of another number of ranks (ckpt_read() reads any rank's). `loaded` may be NULL.
 //
-// Ranks do not hear of each other's damage: if there are several, let them compare what they have loaded, and
-// those with a higher version load the lowest.
+// What our rank has of newer versions is removed, as it is of a past that is given up. Ranks do not hear of each
+// other: let them compare what they have loaded, and those with a higher version load the lowest; none may save
+// before all have loaded.
 enum ckpt_status ckpt_load(struct ckpt_store *store,
                            uint64_t limit,
                            uint64_t *loaded);
 
 // How many damaged versions the last ckpt_load() has passed over.
 size_t ckpt_passed_over(struct ckpt_store *store);
+
+// Looks at every byte of our own rank's image of a version, and takes it out of the way (*.bad) if it is damaged, as
+// ckpt_read() may have said. ckpt_load() does so by itself.
+enum ckpt_status ckpt_set_aside(struct ckpt_store *store,
+                                uint64_t version);
 
 // How many ranks have made a version.
 enum ckpt_status ckpt_ranks(struct ckpt_store *store, uint64_t version, uint32_t *ranks);

@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 use std::ffi::{c_char, c_void};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use ckpt_core::program::{self, Deferral, Hook, Moment, Options, Outcome};
 
@@ -76,6 +77,8 @@ impl Argument {
 }
 
 static HOOKS: Mutex<Vec<(u64, Hook)>> = Mutex::new(Vec::new());
+/// No number is given twice.
+static NEXT: AtomicU64 = AtomicU64::new(1);
 
 /// Has `work(argument)` run at every ckpt_checkpoint_self() from now on, in the thread that calls it; `moment` is a
 /// ckpt_moment. Returns a number for ckpt_unhook(), or 0. Those before run in the order in which they were made,
@@ -104,18 +107,18 @@ pub unsafe extern "C" fn ckpt_hook(
         // SAFETY: C's word: a function that takes what it was given along with, in the thread of the checkpoint.
         unsafe { work(argument.get()) }
     });
-    let mut hooks = HOOKS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let number = hooks.last().map_or(1, |(last, _)| last + 1);
-    hooks.push((number, hook));
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    HOOKS.lock().unwrap_or_else(PoisonError::into_inner).push((number, hook));
     number
 }
 
-/// The hook of this number runs no more.
+/// The hook of this number runs no more. One that runs in another thread at this moment comes to its end first.
 #[unsafe(no_mangle)]
 pub extern "C" fn ckpt_unhook(number: u64) -> ckpt_status {
-    let mut hooks = HOOKS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut hooks = HOOKS.lock().unwrap_or_else(PoisonError::into_inner);
     let at = hooks.iter().position(|(its, _)| *its == number);
     let gone = at.map(|at| hooks.remove(at));
+    // It may have to wait for a hook that comes here itself.
     drop(hooks);
     told(gone.map(drop).ok_or_else(|| usage(format!("there is no hook {number}"))))
 }

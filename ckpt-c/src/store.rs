@@ -241,6 +241,19 @@ fn not_found(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::NotFound, what)
 }
 
+/// Refuses what was saved otherwise than it is protected, or not at all.
+fn fits(saved: &Rank, region: &Region) -> Result<()> {
+    let Ok(there) = saved.region(&region.name) else {
+        let what = format!("{region} is protected, and was not saved");
+        return Err(usage(what).help("unprotect what later versions have only, and load again"));
+    };
+    if (there.kind, there.size, there.elements()) == (region.kind, region.size, region.elements()) {
+        return Ok(());
+    }
+    let what = format!("{there} is what was saved, and this was protected: {region}");
+    Err(usage(what).help("ckpt_describe() tells how large it was; protect one of the same size"))
+}
+
 impl ckpt_store {
     /// A version of all that is protected, or of those that are wanted.
     ///
@@ -254,6 +267,8 @@ impl ckpt_store {
         finish: impl FnOnce(Transaction<'_, '_>) -> Result<Option<Pending>>,
     ) -> Result<()> {
         self.finished()?;
+        // It would keep files open that are removed now.
+        self.version = None;
         let mut next = self.store.begin(version)?;
         for Protected { region, data } in
             self.protected.values().filter(|it| is_wanted(&it.region.name))
@@ -288,24 +303,18 @@ impl ckpt_store {
     ) -> Result<u64> {
         // What came of it was told, or is of no interest any more.
         let _ = self.finished();
-        let (own, protected) = (self.rank(), &self.protected);
+        self.version = None;
+        let limit = if limit >= CKPT_NEWEST { u64::MAX } else { limit };
+        let protected: Vec<&Protected> =
+            self.protected.values().filter(|it| is_wanted(&it.region.name)).collect();
         let restored = self.store.restore_up_to(limit, |version| {
-            let rank = version.rank(own)?;
-            for Protected { region, data } in
-                protected.values().filter(|it| is_wanted(&it.region.name))
-            {
-                let saved = rank.region(&region.name)?;
-                if (saved.kind, saved.size, saved.elements())
-                    != (region.kind, region.size, region.elements())
-                {
-                    return Err(usage(format!(
-                        "{saved} is what was saved, and this was protected: {region}"
-                    ))
-                    .help("ckpt_describe() tells how large it was; protect one of the same size"));
-                }
+            let saved = version.own()?;
+            // Nothing is written to before all are known to fit.
+            protected.iter().try_for_each(|it| fits(saved, &it.region))?;
+            for Protected { region, data } in &protected {
                 // SAFETY: as in `save`.
                 let into = unsafe { room(*data, region.bytes().unwrap_or(0) as usize, "data") }?;
-                rank.read_bytes(&region.name, 0, into)?;
+                saved.read_bytes(&region.name, 0, into)?;
             }
             Ok(())
         })?;
@@ -313,10 +322,6 @@ impl ckpt_store {
             restored.ok_or_else(|| not_found("there is no version that all ranks have"))?;
         self.passed_over = passed_over.len();
         Ok(version)
-    }
-
-    pub(crate) fn rank(&self) -> u32 {
-        self.store.options().rank
     }
 
     pub(crate) fn latest(&self, limit: u64) -> Result<Option<u64>> {
@@ -406,10 +411,12 @@ pub unsafe extern "C" fn ckpt_latest(
 
 /// Reads all protected arrays from the newest version up to `limit` (CKPT_NEWEST), and tells which that was. A
 /// damaged one is set aside, and the one before it is read (ckpt_passed_over() tells how many). CKPT_NOT_FOUND if
-/// there is none. `loaded` may be NULL.
+/// there is none; CKPT_USAGE, with nothing written to, if an array was not saved, or is of another size now, or the
+/// version is of another number of ranks (ckpt_read() reads any rank's). `loaded` may be NULL.
 ///
-/// Ranks do not hear of each other's damage: if there are several, let them compare what they have loaded, and
-/// those with a higher version load the lowest.
+/// What our rank has of newer versions is removed, as it is of a past that is given up. Ranks do not hear of each
+/// other: let them compare what they have loaded, and those with a higher version load the lowest; none may save
+/// before all have loaded.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ckpt_load(
     store: *mut ckpt_store,
@@ -430,6 +437,17 @@ pub unsafe extern "C" fn ckpt_load(
 pub unsafe extern "C" fn ckpt_passed_over(store: *mut ckpt_store) -> usize {
     // SAFETY: C's word: a handle.
     unsafe { store.as_ref() }.map_or(0, |store| store.passed_over)
+}
+
+/// Looks at every byte of our own rank's image of a version, and takes it out of the way (*.bad) if it is damaged, as
+/// ckpt_read() may have said. ckpt_load() does so by itself.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ckpt_set_aside(store: *mut ckpt_store, version: u64) -> ckpt_status {
+    // SAFETY: C's word: a handle.
+    told(unsafe { handle(store, "store") }.and_then(|store| {
+        store.version = None;
+        store.store.set_aside(version)
+    }))
 }
 
 /// How many ranks have made a version.

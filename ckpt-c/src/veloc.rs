@@ -163,6 +163,8 @@ impl Client {
         if !success {
             return Ok(());
         }
+        // One that failed meanwhile is told here, if nobody has asked; this one is given up with it.
+        self.wait()?;
         let is_async = self.is_async;
         let mut next = self.store(&begun.name)?.begin(begun.version)?;
         for (region, bytes) in begun.copies {

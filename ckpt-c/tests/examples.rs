@@ -34,6 +34,8 @@ fn compiled(name: &str, folder: &TempDir) -> PathBuf {
 /// `program place 60000 3000 every`.
 fn run(program: &Path, place: &Path, every: &str) -> Command {
     let mut command = Command::new(program);
+    // Cargo sets it, to folders with older ones perhaps.
+    command.env("LD_LIBRARY_PATH", library());
     command.arg(place).args(["60000", "3000", every]).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -97,7 +99,9 @@ fn mistakes_are_told() {
     cc.args(["-Wall", "-Werror", "-o"]).arg(&program).arg(&source);
     cc.arg("-I").arg(crate_dir().join("include")).arg("-L").arg(&library).arg("-lckpt");
     assert!(cc.arg(format!("-Wl,-rpath,{}", library.display())).status().unwrap().success());
-    let output = Command::new(&program).arg(folder.path().join("images")).output().unwrap();
+    let mut command = Command::new(&program);
+    command.env("LD_LIBRARY_PATH", &library).arg(folder.path().join("images"));
+    let output = command.output().unwrap();
     assert!(output.status.success(), "{output:?}");
 }
 
@@ -144,6 +148,13 @@ int main(int argc, char **argv) {
     if (ckpt_read(store, 3, 0, "field", CKPT_FLOAT, 8, 1, 5, other) || other[1] != 3) return 7;
     if (ckpt_protect(store, "field", CKPT_FLOAT, 8, &five, 1, other)) return 8;
     IS(CKPT_USAGE, "ckpt_describe", ckpt_load(store, CKPT_NEWEST, NULL));
+    if (ckpt_protect(store, "field", CKPT_FLOAT, 8, &ten, 1, field)) return 11;
+    if (ckpt_protect(store, "later", CKPT_FLOAT, 8, &five, 1, other)) return 12;
+    field[0] = -1;
+    IS(CKPT_USAGE, "was not saved", ckpt_load(store, CKPT_NEWEST, NULL));
+    if (field[0] != -1) return 13;
+    if (ckpt_unprotect(store, "later") || ckpt_load(store, CKPT_NEWEST, &version)) return 14;
+    if (field[0] != 1 || version != 3) return 15;
     IS(CKPT_USAGE, "no critical section", ckpt_defer_end());
     IS(CKPT_USAGE, "is NULL", ckpt_save(NULL, 1));
     IS(0, "no ckpt_moment", ckpt_hook(9, NULL, NULL));

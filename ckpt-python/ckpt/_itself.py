@@ -51,18 +51,24 @@ class Moment(enum.Enum):
     RESTARTED = 2
 
 
+#: Those in force: what they call must stay where it is.
+_callbacks: dict[int, Any] = {}
+
+
 class hook:
     """Has ``work`` run at every :func:`checkpoint_self`, in the thread that calls it, until it is closed."""
 
     def __init__(self, moment: Moment, work: Callable[[], Any]) -> None:
-        self._callback = ffi.callback("void(void *)", lambda _: work() and None)
-        self._number = lib.ckpt_hook(moment.value, self._callback, ffi.NULL)
+        callback = ffi.callback("void(void *)", lambda _: (work(), None)[1])
+        self._number = lib.ckpt_hook(moment.value, callback, ffi.NULL)
+        _callbacks[self._number] = callback
 
     def close(self) -> None:
         """It runs no more."""
-        if self._number:
-            must(lib.ckpt_unhook(self._number))
-            self._number = 0
+        number, self._number = self._number, 0
+        if number:
+            must(lib.ckpt_unhook(number))
+            del _callbacks[number]
 
     def __enter__(self) -> hook:
         return self

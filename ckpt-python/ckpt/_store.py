@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Union
 
@@ -38,13 +40,14 @@ class Version(Mapping[str, Array]):
     def ranks(self) -> int:
         """How many ranks have made it."""
         ranks = ffi.new("uint32_t *")
-        must(lib.ckpt_ranks(self._store._handle, self.number, ranks))
+        with self._store._locked() as handle:
+            must(lib.ckpt_ranks(handle, self.number, ranks))
         return int(ranks[0])
 
     def _describe(self, name: str) -> Any:
         region = ffi.new("ckpt_region *")
-        given = name.encode()
-        must(lib.ckpt_describe(self._store._handle, self.number, self._rank, given, region))
+        with self._store._locked() as handle:
+            must(lib.ckpt_describe(handle, self.number, self._rank, name.encode(), region))
         return region
 
     def _dtype(self, name: str, region: Any) -> np.dtype[Any]:
@@ -78,18 +81,22 @@ class Version(Mapping[str, Array]):
         return out
 
     def _fill(self, name: str, region: Any, first: int, count: int, out: Array) -> None:
-        where = (self._store._handle, self.number, self._rank, name.encode())
-        into = ffi.cast("void *", out.ctypes.data)
-        must(lib.ckpt_read(*where, region.kind, region.size, first, count, into))
+        where, into = (self.number, self._rank, name.encode()), ffi.cast("void *", out.ctypes.data)
+        with self._store._locked() as handle:
+            must(lib.ckpt_read(handle, *where, region.kind, region.size, first, count, into))
 
     def _names(self) -> Iterator[str]:
         region, index = ffi.new("ckpt_region *"), 0
+        # That there is the version at all.
+        _ = self.ranks
         while True:
-            status = lib.ckpt_region_at(self._store._handle, self.number, self._rank, index, region)
-            if status == lib.CKPT_NOT_FOUND and index > 0:
-                return
-            must(status)
-            yield ffi.string(region.name).decode()
+            with self._store._locked() as handle:
+                status = lib.ckpt_region_at(handle, self.number, self._rank, index, region)
+                if status == lib.CKPT_NOT_FOUND:
+                    return
+                must(status)
+                name = ffi.string(region.name).decode()
+            yield name
             index += 1
 
     def __getitem__(self, name: str) -> Array:
@@ -115,8 +122,8 @@ class Restored(Mapping[str, Array]):
     #: Which it was.
     version: int
     arrays: dict[str, Array]
-    #: Newer versions that turned out to be damaged.
-    passed_over: list[int] = field(default_factory=list)
+    #: How many newer versions turned out to be damaged.
+    passed_over: int = 0
 
     def __getitem__(self, name: str) -> Array:
         return self.arrays[name]
@@ -200,7 +207,17 @@ class Store:
         handle = ffi.new("ckpt_store **")
         must(lib.ckpt_open(os.fsencode(dir), name.encode(), options, handle))
         self._handle = ffi.gc(handle[0], lib.ckpt_close)
+        # The library wants one thread at a time, and the interpreter's lock is let go in its calls.
+        self._lock = threading.RLock()
         self.name, self._rank, self._ranks = name, rank, ranks
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[Any]:
+        """The library's handle, for this thread alone."""
+        with self._lock:
+            if self._handle is None:
+                raise ValueError("the store is closed")
+            yield self._handle
 
     def begin(self, version: int, *, asynchronous: bool = False) -> Transaction:
         """A version, whose number is higher than the one before::
@@ -222,29 +239,32 @@ class Store:
         descriptions = described({name: array.dtype for name, array in arrays.items()})
         if descriptions is not None:
             arrays = {**arrays, DESCRIPTIONS: descriptions}
-        try:
-            for name, array in arrays.items():
-                shape = ffi.new("uint64_t[]", list(array.shape) or [0])
-                data = ffi.cast("void *", array.ctypes.data)
-                kind, size = kind_of(array.dtype), array.dtype.itemsize
-                must(lib.ckpt_protect(self._handle, name.encode(), kind, size, shape, array.ndim, data))
-            save = lib.ckpt_save_async if asynchronous else lib.ckpt_save
-            must(save(self._handle, number))
-        finally:
-            for name in arrays:
-                lib.ckpt_unprotect(self._handle, name.encode())
+        with self._locked() as handle:
+            try:
+                for name, array in arrays.items():
+                    what = (name.encode(), kind_of(array.dtype), array.dtype.itemsize)
+                    shape = ffi.new("uint64_t[]", list(array.shape) or [0])
+                    data = ffi.cast("void *", array.ctypes.data)
+                    must(lib.ckpt_protect(handle, *what, shape, array.ndim, data))
+                save = lib.ckpt_save_async if asynchronous else lib.ckpt_save
+                must(save(handle, number))
+            finally:
+                for name in arrays:
+                    lib.ckpt_unprotect(handle, name.encode())
 
     def wait(self) -> None:
         """Waits until what is being written is durable, or raises why it will never be."""
-        must(lib.ckpt_wait(self._handle))
+        with self._locked() as handle:
+            must(lib.ckpt_wait(handle))
 
     def latest(self, limit: int | None = None) -> Version | None:
         """The newest version (up to ``limit``) that all ranks have."""
         number = ffi.new("uint64_t *")
-        status = lib.ckpt_latest(self._handle, lib.CKPT_NEWEST if limit is None else limit, number)
-        if status == lib.CKPT_NOT_FOUND:
-            return None
-        must(status)
+        with self._locked() as handle:
+            status = lib.ckpt_latest(handle, lib.CKPT_NEWEST if limit is None else limit, number)
+            if status == lib.CKPT_NOT_FOUND:
+                return None
+            must(status)
         return Version(self, int(number[0]), self._rank)
 
     def version(self, number: int) -> Version:
@@ -254,30 +274,44 @@ class Store:
     def restore(self, limit: int | None = None) -> Restored | None:
         """Reads what our own rank has saved in the newest version (up to ``limit``); where that is damaged, in the
         one before, with a warning. None if there is none. The next version's number must be higher."""
-        passed_over: list[int] = []
-        first: Error | None = None
-        while (version := self.latest(limit)) is not None:
-            try:
-                if version.ranks != self._ranks:
-                    what = f"version {version.number} is of {version.ranks} ranks, not of {self._ranks}"
-                    raise Error(lib.CKPT_USAGE, f"{what}; read what is wanted from latest().rank(n)")
-                arrays = {name: version.read(name) for name in version}
-                must(lib.ckpt_load(self._handle, version.number, ffi.NULL))
-                return Restored(version.number, arrays, passed_over)
-            except Damaged as error:
-                warnings.warn(f"version {version.number} is passed over: {error}", stacklevel=2)
-                passed_over.append(version.number)
-                first = first or error
-                if version.number == 0:
+        number, first = ffi.new("uint64_t *"), None
+        passed_over, upper = 0, lib.CKPT_NEWEST if limit is None else limit
+        with self._locked() as handle:
+            while True:
+                # With nothing protected it only looks which there is, and passes over what cannot be opened.
+                status = lib.ckpt_load(handle, upper, number)
+                if status == lib.CKPT_NOT_FOUND:
+                    if first is not None:
+                        raise first
+                    return None
+                must(status)
+                passed_over += int(lib.ckpt_passed_over(handle))
+                version = self.version(int(number[0]))
+                try:
+                    arrays = self._read(version)
                     break
-                limit = version.number - 1
-        if first is not None:
-            raise first
-        return None
+                except Damaged as error:
+                    first, passed_over, upper = first or error, passed_over + 1, version.number - 1
+                    must(lib.ckpt_set_aside(handle, version.number))
+                    if version.number == 0:
+                        raise
+        if passed_over:
+            why = first or "an image cannot be opened"
+            warnings.warn(f"{passed_over} damaged, version {version.number} is read: {why}", stacklevel=2)
+        return Restored(version.number, arrays, passed_over)
+
+    def _read(self, version: Version) -> dict[str, Array]:
+        if version.ranks != self._ranks:
+            what = f"version {version.number} is of {version.ranks} ranks, not of {self._ranks}"
+            raise Error(lib.CKPT_USAGE, f"{what}; read what is wanted from latest().rank(n)")
+        return {name: version.read(name) for name in version}
 
     def close(self) -> None:
         """Waits until what is being written is durable, and closes the store."""
-        ffi.release(self._handle)
+        with self._lock:
+            handle, self._handle = self._handle, None
+            if handle is not None:
+                ffi.release(handle)
 
     def __enter__(self) -> Store:
         return self

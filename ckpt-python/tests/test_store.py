@@ -108,10 +108,22 @@ class Stores(unittest.TestCase):
             warnings.simplefilter("always")
             saved = store.restore()
         assert saved is not None
-        self.assertEqual((saved.version, saved.passed_over), (1, [2]))
-        self.assertIn("passed over", str(said[0].message))
+        self.assertEqual((saved.version, saved.passed_over), (1, 1))
+        self.assertIn("1 damaged, version 1 is read", str(said[0].message))
+        self.assertEqual(len(list(self.dir.glob("*.bad"))), 1)
         # And goes on from there.
         store.save(2, field=saved["field"])
+
+    def test_one_that_cannot_be_opened_gives_way_too(self) -> None:
+        store = ckpt.Store(self.dir, "x", increments=0)
+        for number in (1, 2):
+            store.save(number, a=number)
+        newest = sorted(self.dir.glob("*.ckpt"))[-1]
+        newest.write_bytes(newest.read_bytes()[:-1])
+        with self.assertWarns(UserWarning):
+            saved = ckpt.Store(self.dir, "x").restore()
+        assert saved is not None
+        self.assertEqual((saved.version, int(saved["a"]), saved.passed_over), (1, 1, 1))
 
     def test_ranks(self) -> None:
         stores = [ckpt.Store(self.dir, "x", rank=rank, ranks=3) for rank in range(3)]
@@ -126,6 +138,67 @@ class Stores(unittest.TestCase):
         self.assertEqual(np.concatenate(parts).tolist(), [0] * 4 + [1] * 4 + [2] * 4)
         with self.assertRaises(ckpt.Error):
             single.restore()
+
+    def test_a_version_of_nothing(self) -> None:
+        with ckpt.Store(self.dir, "x") as store:
+            store.save(1, {})
+            saved = store.restore()
+            assert saved is not None
+            self.assertEqual((saved.version, len(saved)), (1, 0))
+
+    def test_of_a_past_that_was_given_up(self) -> None:
+        # The other rank has not come so far.
+        ckpt.Store(self.dir, "x", rank=0, ranks=2).save(10, a=1)
+        stores = [ckpt.Store(self.dir, "x", rank=rank, ranks=2) for rank in range(2)]
+        self.assertEqual([store.restore() for store in stores], [None, None])
+        for store in stores:
+            store.save(10, a=2)
+        latest = stores[0].latest()
+        assert latest is not None
+        self.assertEqual([int(latest.rank(rank)["a"]) for rank in range(2)], [2, 2])
+
+    def test_damage_is_not_taken_for_nothing(self) -> None:
+        ckpt.Store(self.dir, "x").save(1, a=np.zeros(1000))
+        (image,) = self.dir.glob("*.ckpt")
+        image.write_bytes(image.read_bytes()[:-5])
+        store = ckpt.Store(self.dir, "x")
+        with self.assertRaises(ckpt.Damaged):
+            store.restore()
+        self.assertEqual(len(list(self.dir.glob("*.bad"))), 1)
+
+    def test_closed_is_closed(self) -> None:
+        with ckpt.Store(self.dir, "x") as store:
+            store.save(1, a=1)
+            version = store.latest()
+            assert version is not None
+        for use in (lambda: version["a"], store.latest, lambda: store.save(2, a=1), store.wait):
+            with self.assertRaises(ValueError):
+                use()
+        store.close()
+
+    def test_threads_take_turns(self) -> None:
+        import threading
+
+        with ckpt.Store(self.dir, "x", keep=50) as store:
+            numbers = iter(range(1, 41))
+            turn = threading.Lock()
+
+            def save() -> None:
+                for _ in range(10):
+                    with turn:
+                        number = next(numbers)
+                        store.save(number, {f"of {number}": np.full(1000, number)})
+                    latest = store.latest()
+                    assert latest is not None
+                    self.assertEqual(len(latest), 1)
+
+            threads = [threading.Thread(target=save) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            for number in range(1, 41):
+                self.assertEqual(list(store.version(number)), [f"of {number}"])
 
     def test_policies(self) -> None:
         import os

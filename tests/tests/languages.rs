@@ -43,7 +43,9 @@ fn compiled(name: &str, folder: &TempDir) -> PathBuf {
     let mut cc = Command::new("cc");
     cc.arg(sources().join(format!("ckpt-c/examples/{name}.c")));
     cc.args(flags.split_whitespace()).arg("-o").arg(&program);
-    said(cc.arg(format!("-Wl,-rpath,{}", library.join("lib").display())));
+    // Before what cargo has in $LD_LIBRARY_PATH.
+    let path = library.join("lib");
+    said(cc.arg("-Wl,--disable-new-dtags").arg(format!("-Wl,-rpath,{}", path.display())));
     program
 }
 

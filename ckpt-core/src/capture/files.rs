@@ -10,6 +10,7 @@ use std::path::Path;
 
 use rustix::fs::FileType;
 
+use super::freeze::Frozen;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kinds::contents::{Content, Nameless};
 use crate::kinds::event::Event;
@@ -94,6 +95,25 @@ struct Seen {
 impl Collector {
     pub(crate) fn new() -> Self {
         Self { stdio: Stdio::ours(), inherited: inherited(), ..Self::default() }
+    }
+
+    /// Our own standard descriptors came from the job itself: pipes of which it has the other end, too, are its
+    /// own, and lead nowhere else.
+    pub(crate) fn own_pipes(&mut self, frozen: &Frozen) {
+        let own = std::process::id().cast_signed();
+        let mut inside = HashSet::new();
+        let wanted: HashMap<Inode, i32> =
+            (0..=2).filter_map(|fd| pipe_end(own, fd)).map(|end| (end.0, end.1)).collect();
+        for process in frozen.processes.iter().filter(|_| !wanted.is_empty()) {
+            for fd in proc::descriptors(process.pid).unwrap_or_default() {
+                let Some((inode, mode)) = pipe_end(process.pid, fd) else { continue };
+                if wanted.get(&inode).is_some_and(|ours| *ours != mode || mode == libc::O_RDWR) {
+                    inside.insert(inode);
+                }
+            }
+        }
+        self.stdio.forget(&inside);
+        self.inherited.retain(|inode, _| !inside.contains(inode));
     }
 
     /// The descriptor table of a frozen process; `links` says where each descriptor leads.
@@ -351,6 +371,17 @@ impl Collector {
         });
         mapped.flatten().filter(move |place| place.pid == pid && place.shared)
     }
+}
+
+/// The pipe that a descriptor leads to, and which end of it.
+fn pipe_end(pid: i32, fd: i32) -> Option<(Inode, i32)> {
+    let meta = fs::metadata(format!("/proc/{pid}/fd/{fd}")).ok()?;
+    if FileType::from_raw_mode(meta.mode()) != FileType::Fifo {
+        return None;
+    }
+    let info = proc::read(pid, &format!("fdinfo/{fd}")).ok()?;
+    let (_, flags) = file::position_and_flags(&String::from_utf8_lossy(&info))?;
+    Some(((meta.dev(), meta.ino()), flags & libc::O_ACCMODE))
 }
 
 /// Pipes and sockets that the launcher has open, and has not made itself: they lead out of the job.

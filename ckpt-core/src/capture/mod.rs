@@ -205,6 +205,11 @@ fn take(
 
     let mut snapshot = taken.snapshot;
     restorable(&snapshot)?;
+    if job.of_itself && snapshot.launcher.root == 1 {
+        let what = "cannot save process 1 of a container: at a restart that number is another's";
+        return Err(Error::new(ErrorKind::Unsupported, what)
+            .help("start the container with an init (--init), or the program with ckpt-launch"));
+    }
     // The files may be looked at while the job runs on.
     for mapped in &mut snapshot.mapped {
         mapped.build_id = elf::build_id(&mapped.file.path);
@@ -300,6 +305,9 @@ fn freeze_and_copy(
     let Some(first) = frozen.processes.first().map(|process| process.pid) else {
         return Err(Error::new(ErrorKind::NotFound, "the job has ended: nothing is left to save"));
     };
+    if job.of_itself {
+        files.own_pipes(&frozen);
+    }
     // Only now do numbers stand still: a thread's execve exchanges them.
     let launcher = processes::launcher(job.parent, job.root, &before.states)?;
     let tasks = frozen.tasks();

@@ -104,9 +104,11 @@ fn bring(file: &File, ends: &Receiver<u64>, shared: &Shared) -> io::Result<()> {
         }
         match end {
             Some(end) if end > begun => {
-                // Where this is refused, fsync(2) does it all.
-                if writeback::begin(file, begun..end).is_err() {
-                    return Ok(());
+                match writeback::begin(file, begun..end) {
+                    Ok(()) => {}
+                    // Where there is no such thing, fsync(2) does it all.
+                    Err(error) if is_unknown(&error) => return Ok(()),
+                    Err(error) => return Err(error),
                 }
                 begun = end;
                 shared.begun.store(true, Ordering::Relaxed);
@@ -121,6 +123,11 @@ fn bring(file: &File, ends: &Receiver<u64>, shared: &Shared) -> io::Result<()> {
             }
         }
     }
+}
+
+fn is_unknown(error: &io::Error) -> bool {
+    let unknown = [libc::ENOSYS, libc::EINVAL, libc::ESPIPE, libc::EOPNOTSUPP, libc::EPERM];
+    error.raw_os_error().is_some_and(|errno| unknown.contains(&errno))
 }
 
 /// From the page cache, what is there already (posix_fadvise(2)).

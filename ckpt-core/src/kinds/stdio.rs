@@ -3,6 +3,7 @@
 //! Where the job reads a file by stdin, and the restorer is given the same file, that is opened anew
 //! at its beginning: the position is put back, or the job would read twice what it has read.
 
+use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
@@ -78,6 +79,11 @@ impl Stdio {
             Some((fd, meta.dev(), meta.ino(), own))
         });
         Self { known: known.collect() }
+    }
+
+    /// These, by device and inode, are not ours.
+    pub(crate) fn forget(&mut self, inodes: &HashSet<(u64, u64)>) {
+        self.known.retain(|(_, device, inode, _)| !inodes.contains(&(*device, *inode)));
     }
 
     /// Which of them a descriptor of the job is. A pipe, terminal or socket is known by its

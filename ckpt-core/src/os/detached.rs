@@ -120,10 +120,25 @@ extern "C" fn begin(launch: *mut c_void) -> c_int {
         for number in 0..(*launch).kept_len {
             libc::fcntl(*(*launch).kept.add(number), libc::F_SETFD, 0);
         }
+        forget_handlers();
         libc::sigprocmask(libc::SIG_SETMASK, &raw const (*launch).mask, ptr::null_mut());
         libc::execve((*launch).program, (*launch).arguments, environ);
         (*launch).errno = *libc::__errno_location();
         libc::_exit(127)
+    }
+}
+
+/// Gives every signal that the program handles its usual effect: its handlers must not run here.
+fn forget_handlers() {
+    for signal in 1..=64 {
+        // SAFETY: a table of this process' own (no CLONE_SIGHAND); zeros are a valid sigaction, and mean SIG_DFL.
+        unsafe {
+            let (mut now, usual) = (std::mem::zeroed::<libc::sigaction>(), std::mem::zeroed());
+            let known = libc::sigaction(signal, ptr::null(), &raw mut now) == 0;
+            if known && now.sa_sigaction != libc::SIG_IGN && now.sa_sigaction != libc::SIG_DFL {
+                libc::sigaction(signal, &raw const usual, ptr::null_mut());
+            }
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
@@ -17,17 +18,17 @@ use crate::error::{Error, ErrorKind, Result};
 
 #[derive(Debug)]
 struct State {
-    /// Critical sections that threads are in.
+    /// Critical sections that there are.
     sections: usize,
-    /// A checkpoint is being taken.
-    taking: bool,
+    /// The thread that is taking a checkpoint.
+    taking: Option<ThreadId>,
     /// The launcher's lock, while there are sections.
     held: Option<File>,
     /// Whose state this is: a child gets a copy of its parent's.
     pid: u32,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { sections: 0, taking: false, held: None, pid: 0 });
+static STATE: Mutex<State> = Mutex::new(State { sections: 0, taking: None, held: None, pid: 0 });
 static CHANGED: Condvar = Condvar::new();
 
 thread_local! {
@@ -45,7 +46,7 @@ fn state() -> MutexGuard<'static, State> {
     let pid = std::process::id();
     if state.pid != pid {
         // Closed, not unlocked: the lock is the parent's.
-        *state = State { sections: 0, taking: false, held: None, pid };
+        *state = State { sections: 0, taking: None, held: None, pid };
     }
     state
 }
@@ -54,13 +55,51 @@ fn wait_while(until: impl FnMut(&mut State) -> bool) -> MutexGuard<'static, Stat
     CHANGED.wait_while(state(), until).unwrap_or_else(PoisonError::into_inner)
 }
 
+/// No checkpoint is taken while this lives, in whichever thread it ends.
+#[derive(Debug)]
+pub(crate) struct Section {
+    pid: u32,
+}
+
+impl Section {
+    /// Waits until a checkpoint that has begun is over, unless it waits for this thread: who is in a section
+    /// already, or takes the checkpoint itself and runs a hook now.
+    pub(crate) fn enter() -> Self {
+        let (own, me) = (own_sections(), std::thread::current().id());
+        let mut state = wait_while(|state| own == 0 && state.taking.is_some_and(|it| it != me));
+        if state.sections == 0 {
+            state.held = hold();
+        }
+        state.sections += 1;
+        Self { pid: state.pid }
+    }
+}
+
+impl Drop for Section {
+    fn drop(&mut self) {
+        let mut state = state();
+        if self.pid != state.pid {
+            return;
+        }
+        state.sections -= 1;
+        if state.sections == 0
+            && let Some(file) = state.held.take()
+        {
+            // Not by closing alone: a child that was forked meanwhile has the same open file.
+            let _ = rustix::fs::flock(&file, FlockOperation::Unlock);
+        }
+        drop(state);
+        CHANGED.notify_all();
+    }
+}
+
 /// A critical section of the thread that made it; it ends when this is dropped.
 #[derive(Debug)]
 #[must_use = "the critical section ends when this is dropped"]
 pub struct Deferral {
     /// It stays with its thread.
     thread: PhantomData<*const ()>,
-    pid: u32,
+    section: Section,
 }
 
 /// Begins a critical section: as long as what it returns lives, no checkpoint is taken of this program, be it
@@ -74,34 +113,17 @@ pub struct Deferral {
 /// drop(section);
 /// ```
 pub fn defer() -> Deferral {
-    let nested = own_sections() > 0;
-    // Whoever is in one already must not wait: the checkpoint waits for that one.
-    let mut state = wait_while(|state| state.taking && !nested);
-    if state.sections == 0 {
-        state.held = hold();
-    }
-    state.sections += 1;
-    let pid = std::process::id();
-    OWN.set((pid, own_sections() + 1));
-    Deferral { thread: PhantomData, pid }
+    let section = Section::enter();
+    OWN.set((section.pid, own_sections() + 1));
+    Deferral { thread: PhantomData, section }
 }
 
 impl Drop for Deferral {
     fn drop(&mut self) {
-        if self.pid != std::process::id() {
-            return;
+        // That of a parent ends there.
+        if self.section.pid == std::process::id() {
+            OWN.set((self.section.pid, own_sections() - 1));
         }
-        let mut state = state();
-        OWN.set((self.pid, own_sections() - 1));
-        state.sections -= 1;
-        if state.sections == 0
-            && let Some(file) = state.held.take()
-        {
-            // Not by closing alone: a child that was forked meanwhile has the same open file.
-            let _ = rustix::fs::flock(&file, FlockOperation::Unlock);
-        }
-        drop(state);
-        CHANGED.notify_all();
     }
 }
 
@@ -111,23 +133,38 @@ pub(super) struct Turn;
 impl Turn {
     /// Waits for other threads' sections and checkpoints.
     pub(super) fn take() -> Result<Self> {
-        if own_sections() > 0 {
-            let what = "a checkpoint was asked for in a critical section of the same thread";
-            return Err(
-                Error::new(ErrorKind::Usage, what).help("drop what defer() has returned first")
-            );
+        let me = std::thread::current().id();
+        let again = |what| {
+            Err(Error::new(ErrorKind::Usage, format!("a checkpoint was asked for in {what}")))
+        };
+        if state().taking == Some(me) {
+            return again("a hook of another one");
         }
-        let mut state = wait_while(|state| state.taking);
-        state.taking = true;
+        if own_sections() > 0 {
+            return again("a critical section of the same thread");
+        }
+        let mut state = wait_while(|state| state.taking.is_some());
+        state.taking = Some(me);
         drop(state);
+        let turn = Self;
+        turn.settle()?;
+        Ok(turn)
+    }
+
+    /// Waits for sections that are left, hooks' among them.
+    pub(super) fn settle(&self) -> Result<()> {
+        if own_sections() > 0 {
+            let what = "a hook has begun a critical section that it has not ended";
+            return Err(Error::new(ErrorKind::Usage, what));
+        }
         drop(wait_while(|state| state.sections > 0));
-        Ok(Self)
+        Ok(())
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        state().taking = false;
+        state().taking = None;
         CHANGED.notify_all();
     }
 }
@@ -137,7 +174,15 @@ fn hold() -> Option<File> {
     let (dir, job) = whose()?;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let path = dir.join(format!(".ckpt-{job}.hold"));
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
+    let file = match rustix::fs::open(&path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        // Nobody watches over us.
+        Err(rustix::io::Errno::NOENT) => return None,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "a launcher's checkpoint is not held back");
+            return None;
+        }
+    };
     loop {
         match rustix::fs::flock(&file, FlockOperation::LockShared) {
             Ok(()) => return Some(file),
@@ -148,11 +193,16 @@ fn hold() -> Option<File> {
 }
 
 /// The job that we are in: directory and id.
-fn whose() -> Option<(PathBuf, String)> {
+pub(super) fn whose() -> Option<(PathBuf, String)> {
     let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let launched = variable("CKPT_DIR").zip(variable("CKPT_JOB_ID"));
     let launched = launched.map(|(dir, job)| (Path::new(&dir).to_path_buf(), job));
     launched.or_else(|| Identity::known().map(|own| (own.dir, own.id.to_string())))
+}
+
+/// Whether a launcher or a restorer watches over us, as far as its files tell.
+pub(super) fn is_watched() -> bool {
+    whose().is_some_and(|(dir, job)| dir.join(format!(".ckpt-{job}.lock")).exists())
 }
 
 #[cfg(test)]
@@ -174,7 +224,7 @@ mod tests {
         });
         drop(outer);
         // One that begins within another does not wait for who waits for it.
-        while !state().taking {
+        while state().taking.is_none() {
             std::thread::yield_now();
         }
         let another = defer();

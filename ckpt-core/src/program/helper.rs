@@ -17,9 +17,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use bincode::{Decode, Encode};
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{PTracer, Pid, WaitOptions, set_ptracer, waitpid};
+use rustix::time::Timespec;
 
+use super::guard;
 use super::identity::Identity;
 use super::{Options, Taken};
 use crate::error::{Error, ErrorKind, Result};
@@ -31,6 +35,11 @@ const VARIABLE: &str = "CKPT_HELPER";
 const NAME: &str = "ckpt";
 /// No reply is longer.
 const MAX_REPLY: usize = 1 << 20;
+/// Bytes of its length, which comes first.
+const LENGTH: usize = 4;
+/// How often we make sure that the helper lives.
+const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -71,7 +80,8 @@ impl Reply {
         let bytes = bincode::encode_to_vec(self, bincode::config::standard());
         let bytes = bytes
             .map_err(|e| Error::new(ErrorKind::Internal, "cannot word the reply").source(e))?;
-        let told = File::from(to).write_all(&bytes);
+        let length = (bytes.len() as u32).to_le_bytes();
+        let told = File::from(to).write_all(&[&length[..], &bytes].concat());
         told.map_err(|e| Error::os("cannot tell the program what came of its checkpoint", e))
     }
 }
@@ -94,42 +104,31 @@ pub(super) fn ask(options: &Options, identity: &Identity) -> Result<Option<Reply
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|e| Error::os("cannot make a pipe", e));
     let (leave, may) = pipe()?;
     let (reply, answers) = pipe()?;
-    let words = words(options, identity, &leave, &answers);
-    let words: Vec<CString> = words
-        .into_iter()
-        .map(|word| {
-            CString::new(word)
-                .map_err(|e| Error::new(ErrorKind::Usage, "a name with a zero byte").source(e))
-        })
-        .collect::<Result<_>>()?;
-    let path = CString::new(program.as_os_str().as_bytes())
-        .map_err(|e| Error::new(ErrorKind::Usage, "a path with a zero byte").source(e))?;
+    let zero = |e| Error::new(ErrorKind::Usage, "a name or a path has a zero byte").source(e);
+    let words = words(options, identity, &leave, &answers).into_iter().map(CString::new);
+    let words: Vec<CString> = words.collect::<Result<_, _>>().map_err(zero)?;
+    let path = CString::new(program.as_os_str().as_bytes()).map_err(zero)?;
     let before = Life::now(&reply)?;
     let pid = detached::start(&path, &words, &[leave.as_fd(), answers.as_fd()])
         .map_err(|e| Error::os(format!("cannot start {}", program.display()), e))?;
-    drop((leave, answers));
-    let pid = Pid::from_raw(pid);
-    // Where there is no Yama it is refused, and not needed. Descendants of a launcher may be traced by it.
-    if std::env::var_os("CKPT_JOB_ID").is_none()
-        && let Some(pid) = pid
+    drop(answers);
+    // Where there is no Yama it is refused, and not needed; a launcher has the right, and must keep it.
+    if !guard::is_watched()
+        && let Some(pid) = Pid::from_raw(pid)
     {
         let _ = set_ptracer(PTracer::ProcessID(pid));
     }
-    // A helper that is gone already has given its reason, or says nothing at all.
+    // A helper that is gone already says nothing. We still have the other end: there is no SIGPIPE.
     let _ = File::from(may).write_all(&[1]);
-    let mut bytes = Vec::new();
-    let read = (&File::from(reply.try_clone().map_err(|e| Error::os("cannot read the reply", e))?))
-        .take(MAX_REPLY as u64)
-        .read_to_end(&mut bytes);
-    let now = Life::now(&reply)?;
-    if now != before {
+    drop(leave);
+    let helper = Helper { pid, begun: proc::stat(pid).ok().map(|stat| stat.starttime) };
+    let bytes = helper.reply(&reply, &before)?;
+    if Life::now(&reply)? != before {
         return Ok(None);
     }
-    // Where we are the one to whom orphans fall, it was ours in the end.
-    let _ = waitpid(pid, WaitOptions::NOHANG);
-    read.map_err(|e| Error::os("cannot read the reply", e))?;
+    helper.bury();
     let limit = bincode::config::standard().with_limit::<MAX_REPLY>();
-    match bincode::decode_from_slice(&bytes, limit) {
+    match bincode::decode_from_slice(bytes.get(LENGTH..).unwrap_or_default(), limit) {
         Ok((reply, _)) => Ok(Some(reply)),
         Err(_) => {
             let what = format!(
@@ -140,6 +139,66 @@ pub(super) fn ask(options: &Options, identity: &Identity) -> Result<Option<Reply
                 .help("it may have been killed, or is of another version"))
         }
     }
+}
+
+/// The process that takes the checkpoint.
+struct Helper {
+    pid: i32,
+    /// By which it is known from another of the same number.
+    begun: Option<u64>,
+}
+
+impl Helper {
+    fn lives(&self) -> bool {
+        let stat = proc::stat(self.pid).ok().filter(|stat| stat.state != 'Z');
+        stat.is_some_and(|stat| Some(stat.starttime) == self.begun)
+    }
+
+    /// What it says; nothing if it never will. The end of the pipe tells that, unless a child that another
+    /// thread has forked in the wrong moment holds it open.
+    fn reply(&self, pipe: &OwnedFd, before: &Life) -> Result<Vec<u8>> {
+        let failed = |e| Error::os("cannot read what came of the checkpoint", e);
+        let (mut bytes, mut chunk) = (Vec::new(), [0u8; 4096]);
+        let mut over = false;
+        loop {
+            let mut ready = [PollFd::new(pipe, PollFlags::IN)];
+            let wait = if over { &AT_ONCE } else { &LOOK_EVERY };
+            match rustix::event::poll(&mut ready, Some(wait)) {
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(failed(error)),
+                // Its last words come before its end.
+                Ok(0) if over => return Ok(bytes),
+                Ok(0) => {
+                    over = !self.lives() || Life::now(pipe)? != *before;
+                    continue;
+                }
+                Ok(_) => {}
+            }
+            let got = match rustix::io::read(pipe, &mut chunk) {
+                Err(Errno::INTR) => continue,
+                got => got.map_err(failed)?,
+            };
+            bytes.extend_from_slice(&chunk[..got]);
+            if got == 0 || bytes.len() > MAX_REPLY || is_whole(&bytes) {
+                return Ok(bytes);
+            }
+        }
+    }
+
+    /// Where we are the one to whom orphans fall, it is ours in the end.
+    fn bury(&self) {
+        let ours = proc::status_field(self.pid, "PPid").ok().flatten();
+        let own = std::process::id().to_string();
+        if ours.is_some_and(|parent| parent.trim() == own) {
+            let _ = waitpid(Pid::from_raw(self.pid), WaitOptions::empty());
+        }
+    }
+}
+
+/// Whether all is there that the length in front says.
+fn is_whole(bytes: &[u8]) -> bool {
+    let length = bytes.get(..LENGTH).and_then(|length| length.try_into().ok());
+    length.is_some_and(|length| bytes.len() - LENGTH >= u32::from_le_bytes(length) as usize)
 }
 
 /// What no two lives of ours have in common.
@@ -233,7 +292,8 @@ mod tests {
             let mut bytes = Vec::new();
             File::from(read).read_to_end(&mut bytes).unwrap();
             let (told, _): (Reply, usize) =
-                bincode::decode_from_slice(&bytes, bincode::config::standard()).unwrap();
+                bincode::decode_from_slice(&bytes[LENGTH..], bincode::config::standard()).unwrap();
+            assert!(is_whole(&bytes) && !is_whole(&bytes[..bytes.len() - 1]));
             assert_eq!(told, reply);
         }
         let Reply::Failed { code, what, help } = Reply::failed(&error) else { panic!() };

@@ -1,7 +1,8 @@
 //! What a program wants to do before and after its checkpoints.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
 
 /// When a hook runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,14 +24,15 @@ struct Entry {
 static ENTRIES: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// A hook that is in force. Dropped, it runs no more.
+/// A hook that is in force. Dropped, it runs no more; if it runs in another thread at that moment, the drop waits
+/// for its end.
 #[derive(Debug)]
 #[must_use = "a hook that is dropped runs no more"]
 pub struct Hook(u64);
 
 /// Has `work` run at every checkpoint that [`checkpoint_self`](crate::checkpoint_self) takes, in the thread that
 /// calls it. Those before run in the order in which they were made, those after it in the opposite one. A hook
-/// may make and drop hooks; these count from the next moment on.
+/// may make hooks, which count from the next moment on, and drop them, at once.
 ///
 /// ```
 /// use ckpt_core::program::{Moment, hook};
@@ -46,21 +48,35 @@ pub fn hook(moment: Moment, work: impl FnMut() + Send + 'static) -> Hook {
 
 impl Drop for Hook {
     fn drop(&mut self) {
-        GONE.lock().unwrap_or_else(PoisonError::into_inner).push(self.0);
-        let gone = entries(take_gone);
-        // What they own may drop hooks, too: not under a lock.
-        drop(gone);
+        let me = std::thread::current().id();
+        let mut pass = pass();
+        pass.gone.push(self.0);
+        // One that runs in another thread comes to its end first: what it uses may be freed then.
+        let runs = |pass: &mut Pass| pass.current.is_some_and(|(id, it)| id == self.0 && it != me);
+        drop(ENDED.wait_while(pass, runs).unwrap_or_else(PoisonError::into_inner));
+        // What it owns may drop hooks, too: not under a lock.
+        drop(entries(take_gone));
     }
 }
 
-/// Hooks that were dropped while they, or others, were running.
-static GONE: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+/// What runs, and what must not run any more.
+#[derive(Debug)]
+struct Pass {
+    current: Option<(u64, ThreadId)>,
+    gone: Vec<u64>,
+}
+
+static PASS: Mutex<Pass> = Mutex::new(Pass { current: None, gone: Vec::new() });
+static ENDED: Condvar = Condvar::new();
+
+fn pass() -> MutexGuard<'static, Pass> {
+    PASS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn take_gone(all: &mut Vec<Entry>) -> Vec<Entry> {
-    let mut gone = GONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_gone = |entry: &mut Entry| gone.contains(&entry.id);
-    let taken: Vec<Entry> = all.extract_if(.., is_gone).collect();
-    gone.retain(|id| taken.iter().all(|entry| entry.id != *id));
+    let mut pass = pass();
+    let taken: Vec<Entry> = all.extract_if(.., |entry| pass.gone.contains(&entry.id)).collect();
+    pass.gone.retain(|id| taken.iter().all(|entry| entry.id != *id));
     taken
 }
 
@@ -68,21 +84,57 @@ fn entries<T>(work: impl FnOnce(&mut Vec<Entry>) -> T) -> T {
     work(&mut ENTRIES.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
+/// All of them, out of their place while they run: they may make and drop hooks.
+struct Taken(Vec<Entry>);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let mut all = std::mem::take(&mut self.0);
+        let gone = entries(|new| {
+            all.append(new);
+            *new = all;
+            take_gone(new)
+        });
+        drop(gone);
+    }
+}
+
+/// Marks one as running, until it is dropped.
+struct Runs;
+
+impl Runs {
+    /// Nothing if it has been dropped.
+    fn begin(id: u64) -> Option<Self> {
+        let mut pass = pass();
+        if pass.gone.contains(&id) {
+            return None;
+        }
+        pass.current = Some((id, std::thread::current().id()));
+        Some(Self)
+    }
+}
+
+impl Drop for Runs {
+    fn drop(&mut self) {
+        pass().current = None;
+        ENDED.notify_all();
+    }
+}
+
 /// Runs those of a moment.
 pub(super) fn run(moment: Moment) {
-    // They may make and drop hooks: they are taken out meanwhile.
-    let mut all = entries(std::mem::take);
-    let its = all.iter_mut().filter(|entry| entry.moment == moment);
+    let mut all = Taken(entries(std::mem::take));
+    let work = |entry: &mut Entry| {
+        if let Some(runs) = Runs::begin(entry.id) {
+            (entry.work)();
+            drop(runs);
+        }
+    };
+    let its = all.0.iter_mut().filter(|entry| entry.moment == moment);
     match moment {
-        Moment::Before => its.for_each(|entry| (entry.work)()),
-        Moment::Resumed | Moment::Restarted => its.rev().for_each(|entry| (entry.work)()),
+        Moment::Before => its.for_each(work),
+        Moment::Resumed | Moment::Restarted => its.rev().for_each(work),
     }
-    let gone = entries(|new| {
-        all.append(new);
-        *new = all;
-        take_gone(new)
-    });
-    drop(gone);
 }
 
 #[cfg(test)]
@@ -111,6 +163,14 @@ mod tests {
         assert_eq!(told(Moment::Restarted), ["restarted"]);
         drop(first);
         assert_eq!(told(Moment::Before), ["second"]);
+        // One that drops the next, at once.
+        let last = Arc::new(Mutex::new(Some(say(Moment::Before, "too late"))));
+        let before = Arc::clone(&last);
+        let drops = hook(Moment::Resumed, move || drop(before.lock().unwrap().take()));
+        run(Moment::Resumed);
+        said.lock().unwrap().clear();
+        assert_eq!(told(Moment::Before), ["second"]);
+        drop(drops);
         // One that drops itself.
         let cell = Arc::new(Mutex::new(None));
         let own = Arc::clone(&cell);

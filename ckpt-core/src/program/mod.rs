@@ -42,6 +42,7 @@ mod slurm;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub(crate) use guard::Section;
 pub use guard::{Deferral, defer};
 pub use hooks::{Hook, Moment, hook};
 pub use policy::{Policy, Reason};
@@ -119,17 +120,19 @@ pub struct Taken {
 /// ([`defer`]); one call waits for another.
 ///
 /// Not supported: what `ckpt-launch` does not support either (open sockets, for example), children that
-/// have outlived their parent, and pipes that came from our parent with numbers above 2.
+/// have outlived their parent, pipes that came from our parent with numbers above 2, and being process 1 of a
+/// container. Where Yama restricts ptrace(2) to descendants (`kernel.yama.ptrace_scope` is 1), a program that has
+/// children needs a launcher.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Usage`] in a critical section of this thread; [`ErrorKind::NotFound`] if there is no helper;
+/// [`ErrorKind::Usage`] in a critical section of this thread or in a hook; [`ErrorKind::NotFound`] if there is no helper;
 /// [`ErrorKind::Unsupported`] if something of ours cannot be saved; otherwise as
 /// [`capture::checkpoint`](crate::capture::checkpoint). The program runs on as before.
 pub fn checkpoint_self(options: &Options) -> Result<Outcome> {
     let turn = guard::Turn::take()?;
     hooks::run(Moment::Before);
-    let outcome = taken(options);
+    let outcome = turn.settle().and_then(|()| taken(options));
     hooks::run(match &outcome {
         Ok(Outcome::Restarted) => Moment::Restarted,
         _ => Moment::Resumed,

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::slurm;
 use crate::error::{Error, ErrorKind, Result};
-use crate::os::caught;
+use crate::os::{caught, proc};
 
 /// Before the end there must be time for so many checkpoints like the longest so far.
 const SPARE: u32 = 3;
-/// How often Slurm is asked for an end that has passed: our time was prolonged, or it is another job now.
+/// How often it is looked for whether we were brought back, in another job of Slurm's, or our time was prolonged.
 const ASK_EVERY: Duration = Duration::from_secs(60);
 
 /// Why it is time.
@@ -61,6 +61,8 @@ pub struct Policy {
     /// The end that was told of.
     told: Option<SystemTime>,
     asked: Instant,
+    /// When our process began: another time is another life.
+    begun: u64,
     longest: Duration,
     signals: Vec<i32>,
 }
@@ -83,6 +85,7 @@ impl Policy {
             is_given: false,
             told: None,
             asked: now,
+            begun: begun(),
             longest: Duration::ZERO,
             signals: Vec::new(),
         }
@@ -152,20 +155,31 @@ impl Policy {
             self.told = self.end;
             return Some(Reason::End);
         }
+        // After a restart on a host that has not been up for as long the clock may have gone back.
+        self.last = self.last.min(now);
         let due = self.every.is_some_and(|every| now.saturating_duration_since(self.last) >= every);
         due.then_some(Reason::Interval)
     }
 
     fn is_near(&mut self, now: Instant, clock: SystemTime) -> bool {
         let Some(margin) = self.margin else { return false };
-        let is_past = self.end.is_some_and(|end| end <= clock);
-        if is_past && !self.is_given && now.saturating_duration_since(self.asked) >= ASK_EVERY {
-            (self.end, self.asked) = (slurm::end(), now);
+        self.asked = self.asked.min(now);
+        if !self.is_given && now.duration_since(self.asked) >= ASK_EVERY {
+            self.asked = now;
+            let (begun, is_past) = (begun(), self.end.is_some_and(|end| end <= clock));
+            if is_past || begun != self.begun {
+                (self.end, self.begun) = (slurm::end(), begun);
+            }
         }
         let margin = margin.max(self.longest.saturating_mul(SPARE));
         let near = |end: SystemTime| end.duration_since(clock).unwrap_or_default() <= margin;
         self.end.is_some_and(|end| self.told != Some(end) && near(end))
     }
+}
+
+/// In ticks since the host was booted.
+fn begun() -> u64 {
+    proc::stat(std::process::id().cast_signed()).map_or(0, |stat| stat.starttime)
 }
 
 #[cfg(test)]
@@ -183,6 +197,7 @@ mod tests {
         // After a restart on a host that has not been up for as long.
         policy.last = begin + 1000 * SECOND;
         assert_eq!(policy.reason(begin, clock), None);
+        assert_eq!(policy.reason(begin + 10 * SECOND, clock), Some(Reason::Interval));
         assert_eq!(Policy::new().reason(begin + 1000 * SECOND, clock), None);
     }
 

@@ -3,15 +3,35 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
+use super::guard;
+
 /// The end of the job that we are in: from its environment, else from `squeue`. `None` outside of Slurm,
-/// and where there is no limit.
+/// and where there is no limit. Where we were brought back the environment is the restorer's, which it has
+/// written down: our own is that of another job.
 pub(super) fn end() -> Option<SystemTime> {
-    let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
+    let restorer = guard::whose()
+        .and_then(|(dir, job)| std::fs::read(dir.join(format!(".ckpt-{job}.env"))).ok());
+    let variable = |name: &str| {
+        let value = match &restorer {
+            Some(block) => in_block(block, name),
+            None => std::env::var(name).ok(),
+        };
+        value.filter(|value| !value.is_empty())
+    };
     let job = variable("SLURM_JOB_ID")?;
     let told = variable("SLURM_JOB_END_TIME").and_then(|word| word.parse().ok());
     let told = told.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
     // That of a life before does not count.
     told.filter(|end| *end > SystemTime::now()).or_else(|| asked(&job))
+}
+
+/// A variable of an environment as `environ` has it: `NAME=VALUE` and a 0 for each.
+fn in_block(block: &[u8], name: &str) -> Option<String> {
+    let entries = block.split(|&byte| byte == 0).map(String::from_utf8_lossy);
+    entries.into_iter().find_map(|entry| {
+        let value = entry.strip_prefix(name)?.strip_prefix('=')?;
+        Some(value.to_owned())
+    })
 }
 
 fn asked(job: &str) -> Option<SystemTime> {
@@ -38,6 +58,14 @@ fn left(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_environment_that_was_written_down() {
+        let block = b"SLURM_JOB_ID=17\0SLURM_JOB_ID_X=3\0EMPTY=\0";
+        assert_eq!(in_block(block, "SLURM_JOB_ID").as_deref(), Some("17"));
+        assert_eq!(in_block(block, "EMPTY").as_deref(), Some(""));
+        assert_eq!(in_block(block, "SLURM"), None);
+    }
 
     #[test]
     fn times_of_squeue() {

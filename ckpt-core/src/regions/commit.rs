@@ -16,6 +16,7 @@ use crate::capture::sieve::Sieve;
 use crate::capture::stream::{self, Means};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Importance, NewHeader, Tag, Writer};
+use crate::program::{Section, defer};
 use crate::progress::Silent;
 use crate::snapshot::pages::Object;
 
@@ -143,6 +144,7 @@ impl<'s, 'd> Transaction<'s, 'd> {
     ///
     /// What the file system says; the versions before are as they were.
     pub fn commit(self) -> Result<Report> {
+        let _section = defer();
         let (input, staging) = (Input::in_place(&self.data)?, &self.store.staging);
         let report =
             write(&self.store.place, self.version, &self.catalog, (input, staging), false)?;
@@ -162,11 +164,13 @@ impl<'s, 'd> Transaction<'s, 'd> {
         let staging = self.store.staging.clone();
         let input = Input::copied(self.data, &staging, place.options.workers)?;
         let outcome = Arc::new((Mutex::new(None), Condvar::new()));
-        let told = Arc::clone(&outcome);
+        let mut tell = Tell { outcome: Arc::clone(&outcome), written: None };
+        // A file that is being written would be part of a checkpoint of the whole program.
+        let section = Section::enter();
         let work = move || {
-            let written = write(&place, version, &catalog, (input, &staging), true);
-            *told.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(written);
-            told.1.notify_all();
+            tell.written = Some(write(&place, version, &catalog, (input, &staging), true));
+            drop(section);
+            drop(tell);
         };
         let thread = std::thread::Builder::new().name("ckpt-regions".into()).spawn(work);
         let thread = thread.map_err(|e| Error::os("cannot start a thread", e))?;
@@ -176,10 +180,28 @@ impl<'s, 'd> Transaction<'s, 'd> {
     }
 }
 
+type Outcome = Arc<(Mutex<Option<Result<Report>>>, Condvar)>;
+
+/// Tells what came of it, whatever did.
+struct Tell {
+    outcome: Outcome,
+    written: Option<Result<Report>>,
+}
+
+impl Drop for Tell {
+    fn drop(&mut self) {
+        let lost =
+            || Err(Error::new(ErrorKind::Internal, "the thread that writes a version ended"));
+        let written = self.written.take().unwrap_or_else(lost);
+        *self.outcome.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(written);
+        self.outcome.1.notify_all();
+    }
+}
+
 /// A version that is being written from a copy. Dropped, it is written all the same.
 #[derive(Debug)]
 pub struct Pending {
-    outcome: Arc<(Mutex<Option<Result<Report>>>, Condvar)>,
+    outcome: Outcome,
 }
 
 impl Pending {

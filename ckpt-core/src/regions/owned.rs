@@ -169,8 +169,7 @@ impl Regions {
     ///
     /// As there. Some of them may have been read already then.
     pub fn restore(&mut self, store: &mut Store) -> Result<Option<Restored>> {
-        let rank = store.place.options.rank;
-        store.restore(|version| self.read(version.rank(rank)?))
+        store.restore(|version| self.read(version.own()?))
     }
 
     /// Reads all from what a rank has saved.

@@ -8,11 +8,13 @@ use super::catalog::Catalog;
 use super::commit::Transaction;
 use super::place::Place;
 use super::staging::Staging;
-use super::version::Version;
+use super::version::{Rank, Version};
 use crate::capture::INCREMENTS;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Directory, Entry, ImageId, Level, Reader};
 use crate::job::JobId;
+use crate::program::defer;
+use crate::progress::Silent;
 
 /// Which versions are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,13 +118,11 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// The directory cannot be listed.
+    /// The directory cannot be listed, or an image in it not be read for another reason than damage.
     pub fn versions(&self) -> Result<Vec<u64>> {
         let directory = self.place.directory()?;
-        Ok(whole(&self.place, &directory.images()?)
-            .into_iter()
-            .map(|(version, _)| version)
-            .collect())
+        let whole = whole(&self.place, &directory.images()?)?;
+        Ok(whole.into_iter().map(|(version, _)| version).collect())
     }
 
     /// The newest version that all ranks have. Damage to its blocks is found when they are read
@@ -175,13 +175,18 @@ impl Store {
         limit: u64,
         mut take: impl FnMut(&Version) -> Result<()>,
     ) -> Result<Option<Restored>> {
+        let _section = defer();
         self.wait();
+        let directory = self.place.directory()?;
         let mut passed_over: Vec<PassedOver> = Vec::new();
-        for number in self.versions()?.into_iter().filter(|version| *version <= limit) {
+        for (number, _) in found(&self.place, &directory.images()?)? {
+            if number > limit {
+                continue;
+            }
             let read = self.version(number).and_then(|version| take(&version));
             match read {
                 Ok(()) => {
-                    give_up(&self.place, &self.place.directory()?, number.saturating_add(1))?;
+                    give_up(&self.place, &directory, number.saturating_add(1))?;
                     self.newest = Some(number);
                     return Ok(Some(Restored { version: number, passed_over }));
                 }
@@ -198,7 +203,7 @@ impl Store {
             // A version that not all ranks have is none.
             None => {
                 if limit == u64::MAX {
-                    give_up(&self.place, &self.place.directory()?, 0)?;
+                    give_up(&self.place, &directory, 0)?;
                 }
                 self.newest = None;
                 Ok(None)
@@ -229,13 +234,21 @@ impl Store {
         }
     }
 
-    /// Takes our own image of a version out of the way.
-    fn set_aside(&self, version: u64) -> Result<()> {
+    /// Looks at every byte of our own image of a version, and takes it out of the way (`*.bad`) if it is damaged.
+    /// [`Store::restore`] does so by itself.
+    ///
+    /// # Errors
+    ///
+    /// What rename(2) says.
+    pub fn set_aside(&self, version: u64) -> Result<()> {
         let path = self.place.dir.join(self.place.file_name(version));
-        if path.exists() {
-            self.place.directory()?.set_aside(&path)?;
+        let seen = Reader::open(&path).and_then(|image| image.verify(&Silent, 1));
+        match seen.and_then(|_| Rank::open(&Reader::open(&path)?, 1)) {
+            Err(error) if error.kind() == ErrorKind::Damaged => {
+                self.place.directory()?.set_aside(&path).map(drop)
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -245,26 +258,44 @@ impl Drop for Store {
     }
 }
 
-/// The versions that all ranks have, the newest first, with the number of ranks.
-pub(super) fn whole(place: &Place, entries: &[Entry]) -> Vec<(u64, u32)> {
+/// The versions that all ranks have, the newest first, with the number of ranks; `None` of one whose first
+/// image is damaged.
+///
+/// # Errors
+///
+/// An image cannot be read for another reason: then it is not known what there is.
+fn found(place: &Place, entries: &[Entry]) -> Result<Vec<(u64, Option<u32>)>> {
     let of_first = place.id_of(0);
     let mut found = Vec::new();
     let mut has: Vec<HashSet<u64>> = Vec::new();
     for entry in entries.iter().filter(|it| it.job() == Some(of_first) && it.is_trusted()) {
-        let Ok(image) = Reader::open(&entry.path) else { continue };
-        let (Ok(catalog), version) = (Catalog::of(&image), image.header().generation) else {
-            continue;
+        let Some(version) = entry.generation() else { continue };
+        let catalog = match Reader::open(&entry.path).and_then(|image| Catalog::of(&image)) {
+            Ok(catalog) => catalog,
+            Err(error) if error.kind() == ErrorKind::Damaged => {
+                found.push((version, None));
+                continue;
+            }
+            // Another rank has removed it meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
         };
         while has.len() < catalog.ranks as usize {
             has.push(place.versions(entries, has.len() as u32).into_iter().collect());
         }
         if has[..catalog.ranks as usize].iter().all(|versions| versions.contains(&version)) {
-            found.push((version, catalog.ranks));
+            found.push((version, Some(catalog.ranks)));
         }
     }
     found.sort_unstable_by(|one, other| other.cmp(one));
     found.dedup_by_key(|(version, _)| *version);
-    found
+    Ok(found)
+}
+
+/// Those of them that can be read.
+pub(super) fn whole(place: &Place, entries: &[Entry]) -> Result<Vec<(u64, u32)>> {
+    let found = found(place, entries)?.into_iter();
+    Ok(found.filter_map(|(version, ranks)| Some((version, ranks?))).collect())
 }
 
 /// Removes our own images of a version and of later ones: after a restart from an earlier one they are of a
@@ -292,7 +323,7 @@ pub(super) fn give_up(place: &Place, directory: &Directory, version: u64) -> Res
 pub(super) fn prune(place: &Place, directory: &Directory) -> Result<()> {
     let Keep { newest, every } = place.options.keep;
     let entries = directory.images()?;
-    let whole = whole(place, &entries);
+    let whole = whole(place, &entries)?;
     let Some((oldest, _)) = whole.get(newest.max(1) - 1) else { return Ok(()) };
     let is_kept = |version: u64| {
         version >= *oldest || every.is_some_and(|every| every > 0 && version.is_multiple_of(every))
@@ -306,9 +337,7 @@ pub(super) fn prune(place: &Place, directory: &Directory) -> Result<()> {
         entries.iter().filter(is_its).partition(|it| it.generation().is_none_or(is_kept));
     let mut needed: HashSet<ImageId> = HashSet::new();
     for entry in kept {
-        if let Ok(image) = Reader::open(&entry.path) {
-            needed.extend(image.needed()?.iter().map(|it| it.id));
-        }
+        needed.extend(Reader::open(&entry.path)?.needed()?.iter().map(|it| it.id));
     }
     let is_needed = |it: &Entry| it.header.as_ref().is_ok_and(|header| needed.contains(&header.id));
     for entry in others.into_iter().filter(|it| !is_needed(it)) {

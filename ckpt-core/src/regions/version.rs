@@ -1,8 +1,8 @@
 //! A version on disk, and how it is read.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::catalog::{Catalog, Region};
 use super::element::Element;
@@ -13,13 +13,15 @@ use crate::os::cpu::{in_parallel, workers};
 use crate::rebuild::pages::Pages;
 use crate::snapshot::pages::Object;
 
-/// A version that all ranks have.
+/// A version that all ranks have. What a rank has saved is opened when it is asked for, and stays open: drop
+/// it before a checkpoint of the whole program, which would have to find the file again.
 #[derive(Debug)]
 pub struct Version {
     number: u64,
     /// Our own rank, and how many ranks we are.
     own: (u32, u32),
-    ranks: Vec<Rank>,
+    ranks: Vec<(PathBuf, OnceLock<Rank>)>,
+    workers: usize,
 }
 
 /// What one rank has saved.
@@ -33,31 +35,26 @@ pub struct Rank {
 impl Version {
     pub(super) fn open(place: &Place, number: u64) -> Result<Self> {
         let entries = place.directory()?.images()?;
-        let open = |rank: u32| {
+        let path = |rank: u32| {
             let id = place.id_of(rank);
             let entry = entries.iter().find(|it| {
                 it.job() == Some(id) && it.generation() == Some(number) && it.is_trusted()
             });
-            let entry = entry.ok_or_else(|| {
+            entry.map(|entry| entry.path.clone()).ok_or_else(|| {
                 let what = format!("rank {rank} has no version {number} of {}", place.name);
                 Error::new(ErrorKind::NotFound, what)
-            })?;
-            Rank::open(&Reader::open(&entry.path)?, place.options.workers)
+            })
         };
-        let first = open(0)?;
-        let count = first.catalog.ranks;
-        let mut ranks = vec![first];
-        for rank in 1..count {
-            ranks.push(open(rank)?);
+        let count = Catalog::of(&Reader::open(&path(0)?)?)?.ranks;
+        let ranks = (0..count).map(|rank| Ok((path(rank)?, OnceLock::new())));
+        let own = (place.options.rank, place.options.ranks);
+        let ranks: Vec<_> = ranks.collect::<Result<_>>()?;
+        let version = Self { number, own, ranks, workers: place.options.workers };
+        // What is ours is likely to be wanted.
+        if own.0 < count {
+            version.rank(own.0)?;
         }
-        if let Some(stray) = ranks.iter().find(|rank| rank.catalog.ranks != count) {
-            let what = format!(
-                "version {number} of {} is of {count} ranks, and of {}",
-                place.name, stray.catalog.ranks
-            );
-            return Err(Error::new(ErrorKind::Damaged, what));
-        }
-        Ok(Self { number, own: (place.options.rank, place.options.ranks), ranks })
+        Ok(version)
     }
 
     /// Its number.
@@ -74,20 +71,34 @@ impl Version {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] if there was no such rank.
+    /// [`ErrorKind::NotFound`] if there was no such rank, [`ErrorKind::Damaged`] if its image is not whole.
     pub fn rank(&self, rank: u32) -> Result<&Rank> {
-        self.ranks.get(rank as usize).ok_or_else(|| {
+        let Some((path, opened)) = self.ranks.get(rank as usize) else {
+            let (number, ranks) = (self.number, self.ranks());
+            let what = format!("version {number} is of {ranks} ranks: there is no rank {rank}");
+            return Err(Error::new(ErrorKind::NotFound, what));
+        };
+        if let Some(opened) = opened.get() {
+            return Ok(opened);
+        }
+        let found = Rank::open(&Reader::open(path)?, self.workers)?;
+        let (theirs, ours) = ((found.catalog.rank, found.catalog.ranks), (rank, self.ranks()));
+        if theirs != ours {
             let what = format!(
-                "version {} is of {} ranks: there is no rank {rank}",
-                self.number,
-                self.ranks()
+                "version {} of rank {rank} is of another past, of {} ranks and not of {}",
+                self.number, theirs.1, ours.1
             );
-            Error::new(ErrorKind::NotFound, what)
-        })
+            return Err(Error::new(ErrorKind::Damaged, what));
+        }
+        Ok(opened.get_or_init(|| found))
     }
 
     /// What our own rank has saved.
-    fn own(&self) -> Result<&Rank> {
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Usage`] if the version is of another number of ranks than we are.
+    pub fn own(&self) -> Result<&Rank> {
         let (rank, ranks) = self.own;
         if ranks == self.ranks() {
             return self.rank(rank);
@@ -153,13 +164,14 @@ impl Version {
 }
 
 impl Rank {
-    fn open(image: &Reader, workers: usize) -> Result<Self> {
+    pub(super) fn open(image: &Reader, workers: usize) -> Result<Self> {
         image.check_owner()?;
-        Ok(Self {
-            catalog: Catalog::of(image)?,
-            pages: Pages::open(image, Whose::Trusted)?,
-            workers,
-        })
+        // One that lacks what it needs is no better than one that lacks a part of its own.
+        let pages = Pages::open(image, Whose::Trusted).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => error.kind_is(ErrorKind::Damaged),
+            _ => error,
+        })?;
+        Ok(Self { catalog: Catalog::of(image)?, pages, workers })
     }
 
     /// Its image.
