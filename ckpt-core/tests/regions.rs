@@ -224,3 +224,54 @@ fn a_version_counts_when_all_ranks_have_it() {
         (0..4).all(|it| version.rank(it).unwrap().read_vec::<f64>("field").unwrap() == part(7))
     );
 }
+
+/// One that cannot even be opened is damaged, not absent: it is set aside, and nothing else is removed.
+#[test]
+fn damage_is_not_taken_for_absence() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { increments: 0, ..Options::default() };
+    let mut store = open(dir.path(), options);
+    let paths: Vec<_> =
+        (1..=2).map(|version| commit(&mut store, version, &noise(1000, version)).path).collect();
+    let cut = |path: &Path| {
+        let bytes = fs::read(path).unwrap();
+        fs::write(path, &bytes[..bytes.len() - 3]).unwrap();
+    };
+    let named = |ending: &str| {
+        let names = fs::read_dir(dir.path()).unwrap().map(|it| it.unwrap().file_name());
+        names.filter(|name| name.to_str().unwrap().ends_with(ending)).count()
+    };
+    cut(&paths[1]);
+    let mut store = open(dir.path(), options);
+    let restored =
+        store.restore(|version| version.value::<u64>("step").map(drop)).unwrap().unwrap();
+    assert_eq!((restored.version, restored.passed_over.len(), named(".bad")), (1, 1, 1));
+    assert_eq!(restored.passed_over[0].version, 2);
+    cut(&paths[0]);
+    let mut store = open(dir.path(), options);
+    let error = store.restore(|_| panic!("there is none")).unwrap_err();
+    assert_eq!((error.kind(), named(".bad"), named(".ckpt")), (ErrorKind::Damaged, 2, 0));
+    assert!(store.restore(|_| panic!("there is none")).unwrap().is_none());
+}
+
+/// What is in care is ours: of another number of ranks it is not read without being told whose.
+#[test]
+fn another_number_of_ranks_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for rank in 0..4 {
+        let mut store = open(dir.path(), Options { rank, ranks: 4, ..Options::default() });
+        let mut regions = ckpt_core::regions::Regions::new();
+        regions.protect("part", vec![f64::from(rank); 10]).unwrap();
+        regions.save(&mut store, 1).unwrap();
+    }
+    for ranks in [2, 8] {
+        let mut store = open(dir.path(), Options { rank: 1, ranks, ..Options::default() });
+        let mut regions = ckpt_core::regions::Regions::new();
+        let part = regions.protect("part", vec![0.0f64; 10]).unwrap();
+        let error = regions.restore(&mut store).unwrap_err();
+        assert_eq!((error.kind(), regions[part][0]), (ErrorKind::Usage, 0.0));
+        let version = store.latest().unwrap().unwrap();
+        regions.read(version.rank(3).unwrap()).unwrap();
+        assert_eq!(regions[part], [3.0; 10]);
+    }
+}

@@ -86,18 +86,7 @@ fn comes_back(program: impl Fn(&Path, &str) -> Command, every: &str) {
     let folder = folder();
     let (alone, often) = (folder.path().join("alone"), folder.path().join("often"));
     let expected = ends(program(&alone, "1000000"));
-    let alone = |mut command: Command| {
-        command.env("CKPT_HELPER", &tools().ckpt);
-        command
-    };
-    // Whoever runs the tests has pipes of its own, which come to all that it starts.
-    let first = alone(program(&often, every));
-    let mut shell = Command::new("bash");
-    shell.args(["-c", CLOSED, "bash"]).arg(first.get_program()).args(first.get_args());
-    for (name, value) in first.get_envs() {
-        shell.env(name, value.unwrap_or_default());
-    }
-    let said = killed_after(shell, 4);
+    let said = killed_after(closed(program(&often, every)), 4);
     assert!(said.iter().any(|line| line == "generation"), "{said:?}");
     let restored = || {
         let mut restore = Command::new(&tools().restore);
@@ -110,6 +99,18 @@ fn comes_back(program: impl Fn(&Path, &str) -> Command, every: &str) {
         assert!(said[1].starts_with("goes on"), "{said:?}");
     }
     assert_eq!(ends(restored()), expected);
+}
+
+/// With our helper, and no descriptors but the first three: whoever runs the tests has pipes of its own, which
+/// come to all that it starts.
+fn closed(command: Command) -> Command {
+    let mut shell = Command::new("bash");
+    shell.args(["-c", CLOSED, "bash"]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        shell.env(name, value.unwrap_or_default());
+    }
+    shell.env("CKPT_HELPER", &tools().ckpt);
+    shell
 }
 
 const CLOSED: &str = r#"for fd in /proc/$$/fd/*; do
@@ -139,6 +140,25 @@ fn the_whole_program_in_c() {
         command
     };
     comes_back(run, "100");
+}
+
+/// A helper that ends at once is told of; it does not kill the program by SIGPIPE.
+#[test]
+fn a_helper_that_is_gone() {
+    let programs = folder();
+    let program = compiled("itself", &programs);
+    for helper in ["/bin/true", "/bin/false", "/nowhere"] {
+        let mut command = Command::new(&program);
+        command.env("CKPT_HELPER", helper).arg(programs.path().join("images")).args(["100", "10"]);
+        let output = command.output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            [66, 75].contains(&output.status.code().unwrap_or(-1)),
+            "{}: {said}",
+            output.status
+        );
+        assert!(said.contains(helper), "{said}");
+    }
 }
 
 /// Each name has the version in which it came, and there are no others.
@@ -183,6 +203,53 @@ fn the_whole_program_in_python() {
         command
     };
     comes_back(run, "20");
+}
+
+/// Its stdout is a pipe to a child of its own, which is part of the checkpoint as the program is.
+#[test]
+fn a_child_at_its_stdout() {
+    let script = r#"
+import os, subprocess, sys, ckpt
+images, output, steps, every = sys.argv[1], sys.argv[1] + ".said", int(sys.argv[2]), int(sys.argv[3])
+tee = subprocess.Popen(["tee", output], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+os.dup2(tee.stdin.fileno(), 1)
+tee.stdin.close()
+x = 1
+for step in range(1, steps + 1):
+    for _ in range(20000):
+        x = x * 6364136223846793005 + 1442695040888963407 & (1 << 64) - 1
+    print(step, x, flush=True)
+    if step % every == 0:
+        life = ckpt.checkpoint_self(images)
+        word = "generation" if life is ckpt.Life.RESUMED else "brought back\ngoes on"
+        print(word, file=sys.stderr, flush=True)
+os.close(1)
+assert tee.wait() == 0
+print(open(output).read(), end="", file=sys.stderr)
+"#;
+    let run = |dir: &Path, every: &str| {
+        let mut command = python();
+        command.args(["-c", script]).arg(dir).args(["300", every]);
+        command
+    };
+    let folder = folder();
+    let alone = folder.path().join("alone");
+    said(&mut run(&alone, "1000"));
+    let expected = fs::read_to_string(alone.with_extension("said")).expect("it is there");
+    assert_eq!(expected.lines().count(), 300);
+    let often = folder.path().join("often");
+    let first = killed_after(closed(run(&often, "20")), 3);
+    assert_eq!(first[0], "generation", "{first:?}");
+    let restored = || {
+        let mut restore = Command::new(&tools().restore);
+        restore.arg("-q").arg(&often);
+        restore
+    };
+    let said_then = killed_after(restored(), 4);
+    assert_eq!(said_then[..2], ["brought back", "goes on"], "{said_then:?}");
+    said(&mut restored());
+    let output = fs::read_to_string(often.with_extension("said")).expect("it is there");
+    assert!(output == expected, "{output}");
 }
 
 #[test]
