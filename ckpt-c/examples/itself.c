@@ -22,7 +22,7 @@ int main(int argc, char **argv) {
         }
         if (every && step % every == 0) {
             int restarted;
-            ckpt_status status = ckpt_checkpoint_self(argv[1], &restarted);
+            ckpt_status status = ckpt_checkpoint_self(argv[1], NULL, &restarted);
             if (status != CKPT_OK) {
                 fprintf(stderr, "itself: %s\n", ckpt_error());
                 return status;

@@ -132,8 +132,10 @@ extern "C" {
 // `*restarted` = 1. In a job that ckpt-launch or ckpt-restore watches over, the checkpoint is one of the whole
 // job, in its own directory.
 //
-// The program `ckpt` must be in $PATH, or named by $CKPT_HELPER.
+// Of the options level, workers, increments and keep count; NULL for the usual ones. The program `ckpt` must be in
+// $PATH, or named by $CKPT_HELPER.
 enum ckpt_status ckpt_checkpoint_self(const char *dir,
+                                      const struct ckpt_options *options,
                                       int32_t *restarted);
 
 // Begins a critical section of this thread: no checkpoint is taken of the program until ckpt_defer_end() was

@@ -9,25 +9,36 @@ use ckpt_core::program::{self, Deferral, Hook, Moment, Options, Outcome};
 
 use crate::arguments::{put, text};
 use crate::status::{ckpt_status, told, usage};
+use crate::store::{self, ckpt_options};
 
 /// Takes a checkpoint of this program, all its threads and its children, into `dir`, and returns when the image
 /// is durable, with `*restarted` = 0. In the program that `ckpt-restore` brings back from it returns as well, with
 /// `*restarted` = 1. In a job that ckpt-launch or ckpt-restore watches over, the checkpoint is one of the whole
 /// job, in its own directory.
 ///
-/// The program `ckpt` must be in $PATH, or named by $CKPT_HELPER.
+/// Of the options level, workers, increments and keep count; NULL for the usual ones. The program `ckpt` must be in
+/// $PATH, or named by $CKPT_HELPER.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ckpt_checkpoint_self(
     dir: *const c_char,
+    options: *const ckpt_options,
     restarted: *mut i32,
 ) -> ckpt_status {
-    // SAFETY: C's word: a string, a place for a number.
+    // SAFETY: C's word: a string, options or NULL, a place for a number.
     told(unsafe {
         text(dir, "dir").and_then(|dir| {
             if restarted.is_null() {
                 return Err(usage("restarted is NULL"));
             }
-            let outcome = program::checkpoint_self(&Options::new(dir))?;
+            let given = store::options(options.as_ref())?;
+            let options = Options {
+                level: given.level,
+                workers: given.workers,
+                increments: given.increments,
+                keep: given.keep.newest,
+                ..Options::new(dir)
+            };
+            let outcome = program::checkpoint_self(&options)?;
             put(restarted, i32::from(outcome == Outcome::Restarted), "restarted")
         })
     })

@@ -100,7 +100,7 @@ pub struct ckpt_store {
     passed_over: usize,
 }
 
-fn options(given: Option<&ckpt_options>) -> Result<Options> {
+pub(crate) fn options(given: Option<&ckpt_options>) -> Result<Options> {
     let usual = Options::default();
     let Some(given) = given else { return Ok(usual) };
     if given.size != size_of::<ckpt_options>() {

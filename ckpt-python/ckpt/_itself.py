@@ -10,6 +10,7 @@ from typing import Any, Union
 
 from ._errors import must
 from ._native import ffi, lib
+from ._options import options
 
 
 class Life(enum.Enum):
@@ -21,12 +22,20 @@ class Life(enum.Enum):
     RESTARTED = 1
 
 
-def checkpoint_self(dir: Union[str, os.PathLike[str]]) -> Life:
+def checkpoint_self(
+    dir: Union[str, os.PathLike[str]],
+    *,
+    level: Union[int, str, None] = None,
+    workers: int | None = None,
+    increments: int | None = None,
+    keep: int | None = None,
+) -> Life:
     """Takes a checkpoint of this program, all its threads and its children, and returns when the image is durable;
-    returns as well in the program that ``ckpt-restore`` brings back from it. The program ``ckpt`` must be in
-    ``$PATH``, or named by ``$CKPT_HELPER``."""
+    returns as well in the program that ``ckpt-restore`` brings back from it. The options are those of
+    :class:`Store`. The program ``ckpt`` must be in ``$PATH``, or named by ``$CKPT_HELPER``."""
+    given = options(level=level, workers=workers, increments=increments, keep=keep)
     restarted = ffi.new("int32_t *")
-    must(lib.ckpt_checkpoint_self(os.fsencode(dir), restarted))
+    must(lib.ckpt_checkpoint_self(os.fsencode(dir), given, restarted))
     return Life(restarted[0])
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from ._dtypes import DESCRIPTIONS, described, descriptions, dtype_of, kind_of
 from ._errors import Damaged, Error, NotFound, must
 from ._native import ffi, lib
+from ._options import options
 
 Array = np.ndarray[Any, Any]
 
@@ -191,21 +192,17 @@ class Store:
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        options = ffi.new("ckpt_options *")
-        must(lib.ckpt_options_init(options))
-        options.rank, options.ranks = rank, ranks
-        if level is not None:
-            options.level = lib.CKPT_LEVEL_AUTO if level == "auto" else int(level)
-        for key, value in {
-            "workers": workers,
-            "increments": increments,
-            "keep": keep,
-            "keep_every": keep_every,
-        }.items():
-            if value is not None:
-                setattr(options, key, value)
+        given = options(
+            level=level,
+            workers=workers,
+            increments=increments,
+            keep=keep,
+            keep_every=keep_every,
+            rank=rank,
+            ranks=ranks,
+        )
         handle = ffi.new("ckpt_store **")
-        must(lib.ckpt_open(os.fsencode(dir), name.encode(), options, handle))
+        must(lib.ckpt_open(os.fsencode(dir), name.encode(), given, handle))
         self._handle = ffi.gc(handle[0], lib.ckpt_close)
         # The library wants one thread at a time, and the interpreter's lock is let go in its calls.
         self._lock = threading.RLock()

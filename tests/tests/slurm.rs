@@ -1,6 +1,9 @@
 //! `ckpt-launch --slurm` in the everyday life of a job: it comes to its limit, is warned, ends, is
 //! cancelled. Where a round is shortened, it is so that nobody has to wait for a whole minute.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
 use ckpt_tests::{Cluster, Fields, Job, NOTE, Options, SHORT, Work};
 
 fn script(lines: &[&str]) -> String {
@@ -209,7 +212,24 @@ fn ends() {
         ("cancelled_as_a_step", &cancelled_as_a_step),
         ("requeued_by_others", &requeued_by_others),
         ("ended_at_once", &ended_at_once),
+        ("a_programs_own_policy", &a_programs_own_policy),
     ]);
+}
+
+/// A program without any launcher knows when its job will end.
+fn a_programs_own_policy(cluster: &Cluster) {
+    let own = std::env::current_exe().expect("a program knows its name");
+    // Cargo puts examples beside the folder of the tests.
+    let example = own.ancestors().nth(2).expect("cargo's folders").join("examples/due");
+    let folder = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o755)).tempdir();
+    let folder = folder.expect("a folder");
+    let program = folder.path().join("due");
+    fs::copy(example, &program).expect("the examples are built");
+    let program = program.display();
+    let lines = script(&[&format!("{program} 3600 > output"), &format!("{program} 10 >> output")]);
+    let job = cluster.submit("own-policy", &["-t 30"], &lines);
+    job.until_state("COMPLETED");
+    assert_eq!(job.read("output"), "the end is near\nnot yet\n");
 }
 
 /// The payload's exit status is the job's, in the first life and in a later one.

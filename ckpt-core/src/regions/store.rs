@@ -280,6 +280,10 @@ fn found(place: &Place, entries: &[Entry]) -> Result<Vec<(u64, Option<u32>)>> {
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
+        // Each of them would have an image here.
+        if catalog.ranks as usize > entries.len() {
+            continue;
+        }
         while has.len() < catalog.ranks as usize {
             has.push(place.versions(entries, has.len() as u32).into_iter().collect());
         }
