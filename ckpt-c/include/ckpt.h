@@ -17,11 +17,11 @@
 // Compressed as hard as keeps the disk busy; for ckpt_options.level.
 #define CKPT_LEVEL_AUTO 1000
 
-// Higher than any version: the newest one is meant.
-#define CKPT_NEWEST 9223372036854775807
-
 // Dimensions of an array, at most.
 #define CKPT_MAX_DIMS 16
+
+// Higher than any version: the newest one is meant.
+#define CKPT_NEWEST 9223372036854775807
 
 // What became of a call; the numbers are those with which the commands exit (sysexits.h).
 typedef enum ckpt_status {
@@ -155,6 +155,9 @@ uint64_t ckpt_hook(uint32_t moment,
 // The hook of this number runs no more. One that runs in another thread at this moment comes to its end first.
 enum ckpt_status ckpt_unhook(uint64_t number);
 
+// Sets the usual options: level 3, a thread a core, 8 increments, 2 versions, rank 0 of 1.
+enum ckpt_status ckpt_options_init(struct ckpt_options *options);
+
 // A policy that says so `every` seconds (0: never for that), and `margin` seconds before Slurm ends the job (0:
 // not). Free it with ckpt_policy_free(). NULL, and ckpt_error(), for times that make no sense.
 struct ckpt_policy *ckpt_policy_new(double every,
@@ -172,15 +175,41 @@ enum ckpt_status ckpt_policy_took(struct ckpt_policy *policy, double seconds);
 // Frees it. NULL is none.
 void ckpt_policy_free(struct ckpt_policy *policy);
 
+// How many ranks have made a version.
+enum ckpt_status ckpt_ranks(struct ckpt_store *store, uint64_t version, uint32_t *ranks);
+
+// The array of this name that a rank has saved in a version.
+enum ckpt_status ckpt_describe(struct ckpt_store *store,
+                               uint64_t version,
+                               uint32_t rank,
+                               const char *name,
+                               struct ckpt_region *region);
+
+// The arrays that a rank has saved in a version, by their number from 0; CKPT_NOT_FOUND behind the last.
+enum ckpt_status ckpt_region_at(struct ckpt_store *store,
+                                uint64_t version,
+                                uint32_t rank,
+                                size_t index,
+                                struct ckpt_region *region);
+
+// Reads `count` elements of an array that a rank has saved in a version, from the one numbered `first` on. `kind`
+// and `size` must be those of the array.
+enum ckpt_status ckpt_read(struct ckpt_store *store,
+                           uint64_t version,
+                           uint32_t rank,
+                           const char *name,
+                           uint32_t kind,
+                           uint32_t size,
+                           uint64_t first,
+                           uint64_t count,
+                           void *into);
+
 // What the last call of this thread that failed has said: what failed, on which object, why, and what to do.
 // Never NULL; valid until the next call of the same thread.
 const char *ckpt_error(void);
 
 // The version of the library: "0.1.0".
 const char *ckpt_version(void);
-
-// Sets the usual options: level 3, a thread a core, 8 increments, 2 versions, rank 0 of 1.
-enum ckpt_status ckpt_options_init(struct ckpt_options *options);
 
 // Opens the store of this name in a directory, which is made if there is none. `options` may be NULL for the
 // usual ones. Close it with ckpt_close().
@@ -250,35 +279,6 @@ size_t ckpt_passed_over(struct ckpt_store *store);
 // ckpt_read() may have said. ckpt_load() does so by itself.
 enum ckpt_status ckpt_set_aside(struct ckpt_store *store,
                                 uint64_t version);
-
-// How many ranks have made a version.
-enum ckpt_status ckpt_ranks(struct ckpt_store *store, uint64_t version, uint32_t *ranks);
-
-// The array of this name that a rank has saved in a version.
-enum ckpt_status ckpt_describe(struct ckpt_store *store,
-                               uint64_t version,
-                               uint32_t rank,
-                               const char *name,
-                               struct ckpt_region *region);
-
-// The arrays that a rank has saved in a version, by their number from 0; CKPT_NOT_FOUND behind the last.
-enum ckpt_status ckpt_region_at(struct ckpt_store *store,
-                                uint64_t version,
-                                uint32_t rank,
-                                size_t index,
-                                struct ckpt_region *region);
-
-// Reads `count` elements of an array that a rank has saved in a version, from the one numbered `first` on. `kind`
-// and `size` must be those of the array.
-enum ckpt_status ckpt_read(struct ckpt_store *store,
-                           uint64_t version,
-                           uint32_t rank,
-                           const char *name,
-                           uint32_t kind,
-                           uint32_t size,
-                           uint64_t first,
-                           uint64_t count,
-                           void *into);
 
 #ifdef __cplusplus
 }  // extern "C"

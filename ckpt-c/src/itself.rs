@@ -8,8 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use ckpt_core::program::{self, Deferral, Hook, Moment, Options, Outcome};
 
 use crate::arguments::{put, text};
+use crate::options::{self, ckpt_options};
 use crate::status::{ckpt_status, told, usage};
-use crate::store::{self, ckpt_options};
 
 /// Takes a checkpoint of this program, all its threads and its children, into `dir`, and returns when the image
 /// is durable, with `*restarted` = 0. In the program that `ckpt-restore` brings back from it returns as well, with
@@ -30,7 +30,7 @@ pub unsafe extern "C" fn ckpt_checkpoint_self(
             if restarted.is_null() {
                 return Err(usage("restarted is NULL"));
             }
-            let given = store::options(options.as_ref())?;
+            let given = options::options(options.as_ref())?;
             let options = Options {
                 level: given.level,
                 workers: given.workers,

@@ -13,13 +13,17 @@
 
 mod arguments;
 mod itself;
+mod options;
 mod policy;
+mod saved;
 mod status;
 mod store;
 mod veloc;
 
 pub use itself::*;
+pub use options::*;
 pub use policy::*;
+pub use saved::*;
 pub use status::*;
 pub use store::*;
 pub use veloc::*;

@@ -84,3 +84,7 @@ pub(crate) fn told(result: Result<()>) -> ckpt_status {
 pub(crate) fn usage(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::Usage, what)
 }
+
+pub(crate) fn not_found(what: impl Into<String>) -> Error {
+    Error::new(ErrorKind::NotFound, what)
+}

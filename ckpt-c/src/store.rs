@@ -3,21 +3,16 @@
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_void};
 
-use ckpt_core::image::Level;
-use ckpt_core::regions::{
-    Keep, Kind, Options, Pending, Rank, Region, Restored, Store, Transaction, Version,
-};
-use ckpt_core::{Error, ErrorKind, Result};
+use ckpt_core::Result;
+use ckpt_core::regions::{Kind, Pending, Rank, Region, Restored, Store, Transaction, Version};
 
 use crate::arguments::{array, handle, put, room, text};
-use crate::status::{ckpt_status, told, usage};
+use crate::options::{self, ckpt_options};
+use crate::saved::CKPT_MAX_DIMS;
+use crate::status::{ckpt_status, not_found, told, usage};
 
-/// Compressed as hard as keeps the disk busy; for ckpt_options.level.
-pub const CKPT_LEVEL_AUTO: i32 = 1000;
 /// Higher than any version: the newest one is meant.
 pub const CKPT_NEWEST: u64 = 9_223_372_036_854_775_807;
-/// Dimensions of an array, at most.
-pub const CKPT_MAX_DIMS: usize = 16;
 
 /// What an array is made of. Numbers are little-endian.
 #[repr(C)]
@@ -33,7 +28,7 @@ pub enum ckpt_kind {
     CKPT_FLOAT = 3,
 }
 
-fn kind_of(number: u32) -> Result<Kind> {
+pub(crate) fn kind_of(number: u32) -> Result<Kind> {
     match number {
         0 => Ok(Kind::Bytes),
         1 => Ok(Kind::Signed),
@@ -41,46 +36,6 @@ fn kind_of(number: u32) -> Result<Kind> {
         3 => Ok(Kind::Float),
         _ => Err(usage(format!("{number} is no ckpt_kind"))),
     }
-}
-
-/// How a store works. ckpt_options_init() fills in the usual.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub struct ckpt_options {
-    /// sizeof(ckpt_options), by which a later library knows an earlier program.
-    pub size: usize,
-    /// zstd's, from -7 to 22; 0 stores the bytes as they are, or CKPT_LEVEL_AUTO.
-    pub level: i32,
-    /// Threads that compress and decompress; 0: one a core.
-    pub workers: u32,
-    /// How many earlier versions one may refer to for what has not changed.
-    pub increments: u32,
-    /// How many of the newest versions are kept, at least 1.
-    pub keep: u32,
-    /// And each whose number this divides; 0: no others.
-    pub keep_every: u64,
-    /// Which rank we are, from 0.
-    pub rank: u32,
-    /// Of how many.
-    pub ranks: u32,
-}
-
-/// An array in a version.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub struct ckpt_region {
-    /// Its name; valid until the next call with the same store.
-    pub name: *const c_char,
-    /// A ckpt_kind.
-    pub kind: u32,
-    /// Bytes of an element.
-    pub size: u32,
-    /// Elements in all.
-    pub elements: u64,
-    /// Dimensions, the slowest first; the rest are 0. A single value has none.
-    pub dims: usize,
-    /// Elements along each.
-    pub shape: [u64; CKPT_MAX_DIMS],
 }
 
 /// A protected array.
@@ -95,55 +50,10 @@ pub struct ckpt_store {
     protected: BTreeMap<String, Protected>,
     pending: Option<Pending>,
     /// The version that was looked at last.
-    version: Option<Version>,
-    name: CString,
+    pub(crate) version: Option<Version>,
+    /// That of the region that was described last.
+    pub(crate) name: CString,
     passed_over: usize,
-}
-
-pub(crate) fn options(given: Option<&ckpt_options>) -> Result<Options> {
-    let usual = Options::default();
-    let Some(given) = given else { return Ok(usual) };
-    if given.size != size_of::<ckpt_options>() {
-        let what = format!("ckpt_options of {} bytes are of another version", given.size);
-        return Err(usage(what).help("set them by ckpt_options_init()"));
-    }
-    let level = match given.level {
-        CKPT_LEVEL_AUTO => Level::Auto,
-        level => level.to_string().parse().map_err(|why| usage(format!("level {level}: {why}")))?,
-    };
-    Ok(Options {
-        level,
-        workers: given.workers as usize,
-        increments: given.increments as usize,
-        keep: Keep {
-            newest: given.keep as usize,
-            every: Some(given.keep_every).filter(|&every| every > 0),
-        },
-        rank: given.rank,
-        ranks: given.ranks,
-    })
-}
-
-/// Sets the usual options: level 3, a thread a core, 8 increments, 2 versions, rank 0 of 1.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn ckpt_options_init(options: *mut ckpt_options) -> ckpt_status {
-    let usual = Options::default();
-    let level = match usual.level {
-        Level::Fixed(level) => level,
-        Level::Auto => CKPT_LEVEL_AUTO,
-    };
-    let value = ckpt_options {
-        size: size_of::<ckpt_options>(),
-        level,
-        workers: usual.workers as u32,
-        increments: usual.increments as u32,
-        keep: usual.keep.newest as u32,
-        keep_every: usual.keep.every.unwrap_or(0),
-        rank: usual.rank,
-        ranks: usual.ranks,
-    };
-    // SAFETY: C's word: a place for options.
-    told(unsafe { put(options, value, "options") })
 }
 
 /// Opens the store of this name in a directory, which is made if there is none. `options` may be NULL for the
@@ -159,7 +69,7 @@ pub unsafe extern "C" fn ckpt_open(
     told(unsafe {
         text(dir, "dir").and_then(|dir| {
             let name = text(name, "name")?;
-            let opened = Store::open(dir, name, self::options(options.as_ref())?)?;
+            let opened = Store::open(dir, name, options::options(options.as_ref())?)?;
             let new = ckpt_store {
                 store: opened,
                 protected: BTreeMap::new(),
@@ -235,10 +145,6 @@ pub unsafe extern "C" fn ckpt_unprotect(
             gone.ok_or_else(|| not_found(format!("no array {name:?} is protected")))
         })
     })
-}
-
-fn not_found(what: impl Into<String>) -> Error {
-    Error::new(ErrorKind::NotFound, what)
 }
 
 /// Refuses what was saved otherwise than it is protected, or not at all.
@@ -335,25 +241,6 @@ impl ckpt_store {
         }
         self.version.as_ref().ok_or_else(|| not_found("there is no such version"))?.rank(rank)
     }
-
-    fn described(&mut self, region: Region) -> Result<ckpt_region> {
-        if region.shape.len() > CKPT_MAX_DIMS {
-            let what = format!("{region}: that has more dimensions than {CKPT_MAX_DIMS}");
-            return Err(Error::new(ErrorKind::Unsupported, what));
-        }
-        self.name = CString::new(region.name.replace('\0', " ")).unwrap_or_default();
-        let mut shape = [0; CKPT_MAX_DIMS];
-        shape[..region.shape.len()].copy_from_slice(&region.shape);
-        let kind = match region.kind {
-            Kind::Bytes => ckpt_kind::CKPT_BYTES,
-            Kind::Signed => ckpt_kind::CKPT_SIGNED,
-            Kind::Unsigned => ckpt_kind::CKPT_UNSIGNED,
-            Kind::Float => ckpt_kind::CKPT_FLOAT,
-        };
-        let elements = region.elements().unwrap_or(u64::MAX);
-        let (name, kind, dims) = (self.name.as_ptr(), kind as u32, region.shape.len());
-        Ok(ckpt_region { name, kind, size: region.size, elements, dims, shape })
-    }
 }
 
 /// Writes all protected arrays as a version, whose number is higher than the one before; returns when it is
@@ -448,93 +335,4 @@ pub unsafe extern "C" fn ckpt_set_aside(store: *mut ckpt_store, version: u64) ->
         store.version = None;
         store.store.set_aside(version)
     }))
-}
-
-/// How many ranks have made a version.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn ckpt_ranks(
-    store: *mut ckpt_store,
-    version: u64,
-    ranks: *mut u32,
-) -> ckpt_status {
-    // SAFETY: C's word: a handle, a place for a number.
-    told(unsafe {
-        handle(store, "store").and_then(|store| {
-            store.saved(version, 0)?;
-            put(ranks, store.version.as_ref().map_or(0, Version::ranks), "ranks")
-        })
-    })
-}
-
-/// The array of this name that a rank has saved in a version.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn ckpt_describe(
-    store: *mut ckpt_store,
-    version: u64,
-    rank: u32,
-    name: *const c_char,
-    region: *mut ckpt_region,
-) -> ckpt_status {
-    // SAFETY: C's word: a handle, a string, a place for a region.
-    told(unsafe {
-        handle(store, "store").and_then(|store| {
-            let found = store.saved(version, rank)?.region(text(name, "name")?)?.clone();
-            put(region, store.described(found)?, "region")
-        })
-    })
-}
-
-/// The arrays that a rank has saved in a version, by their number from 0; CKPT_NOT_FOUND behind the last.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn ckpt_region_at(
-    store: *mut ckpt_store,
-    version: u64,
-    rank: u32,
-    index: usize,
-    region: *mut ckpt_region,
-) -> ckpt_status {
-    // SAFETY: C's word: a handle, a place for a region.
-    told(unsafe {
-        handle(store, "store").and_then(|store| {
-            let found = store.saved(version, rank)?.regions().get(index).cloned();
-            let found =
-                found.ok_or_else(|| not_found(format!("there is no array number {index}")))?;
-            put(region, store.described(found)?, "region")
-        })
-    })
-}
-
-/// Reads `count` elements of an array that a rank has saved in a version, from the one numbered `first` on. `kind`
-/// and `size` must be those of the array.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn ckpt_read(
-    store: *mut ckpt_store,
-    version: u64,
-    rank: u32,
-    name: *const c_char,
-    kind: u32,
-    size: u32,
-    first: u64,
-    count: u64,
-    into: *mut c_void,
-) -> ckpt_status {
-    // SAFETY: C's word: a handle, a string, room for so many elements.
-    told(unsafe {
-        handle(store, "store").and_then(|store| {
-            let (name, kind, saved) =
-                (text(name, "name")?, kind_of(kind)?, store.saved(version, rank)?);
-            let region = saved.region(name)?;
-            if (region.kind, region.size) != (kind, size) {
-                return Err(usage(format!("{region}, not {kind:?} of {size} bytes")));
-            }
-            let end = first.checked_add(count);
-            if end.is_none() || end > region.elements() {
-                return Err(usage(format!(
-                    "{region}: there are no {count} elements from {first} on"
-                )));
-            }
-            let size = u64::from(size);
-            saved.read_bytes(name, first * size, room(into, (count * size) as usize, "into")?)
-        })
-    })
 }

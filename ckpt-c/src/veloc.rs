@@ -353,14 +353,17 @@ pub extern "C" fn VELOC_Checkpoint_finished() -> c_int {
 #[unsafe(no_mangle)]
 #[allow(missing_docs)]
 pub unsafe extern "C" fn VELOC_Checkpoint(name: *const c_char, version: c_int) -> c_int {
-    // SAFETY: C's word: a string, and arrays as they were protected.
-    let steps: [&dyn Fn() -> c_int; 4] = [
-        &|| VELOC_Checkpoint_wait(),
-        &|| unsafe { VELOC_Checkpoint_begin(name, version) },
-        &|| unsafe { VELOC_Checkpoint_mem() },
-        &|| VELOC_Checkpoint_end(1),
-    ];
-    if steps.iter().all(|step| step() == SUCCESS) { SUCCESS } else { FAILURE }
+    if VELOC_Checkpoint_wait() != SUCCESS {
+        return FAILURE;
+    }
+    // SAFETY: C's word: a string.
+    if unsafe { VELOC_Checkpoint_begin(name, version) } != SUCCESS {
+        return FAILURE;
+    }
+    // SAFETY: C's word: arrays as they were protected.
+    let copied = unsafe { VELOC_Checkpoint_mem() };
+    let ended = VELOC_Checkpoint_end(c_int::from(copied == SUCCESS));
+    if copied == SUCCESS { ended } else { FAILURE }
 }
 
 /// The newest version below this one, or of all for 0; VELOC_FAILURE if there is none.
