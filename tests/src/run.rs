@@ -363,6 +363,11 @@ impl Run {
         self.lives += 1;
     }
 
+    /// Restarts go by this command from now on, which root starts.
+    pub fn wrap(&mut self, wrapper: &[&str]) {
+        self.wrapper = wrapper.iter().map(ToString::to_string).collect();
+    }
+
     /// Restarts no longer go by the wrapper.
     pub fn unwrap(&mut self) {
         self.wrapper.clear();

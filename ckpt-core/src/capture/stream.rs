@@ -12,6 +12,7 @@ use super::sieve::{Elsewhere, Kept, Sieve, refer};
 use crate::error::{Error, Result};
 use crate::image::{MAX_BLOCK, Packer, Writer};
 use crate::os::PAGE;
+use crate::os::buffer::Buffer;
 use crate::os::cpu::{in_parallel, workers};
 use crate::os::sched::be_nice;
 use crate::progress::{Event, Observer};
@@ -141,7 +142,7 @@ struct Shared<'a> {
 struct Pending {
     packer: Packer,
     /// What is left over of several pieces.
-    buffer: Vec<u8>,
+    buffer: Buffer,
     filled: usize,
     kept: Kept,
     elsewhere: Elsewhere,
@@ -151,7 +152,7 @@ impl Shared<'_> {
     fn work(&self) -> Result<()> {
         let mut pending = Pending {
             packer: Packer::new()?,
-            buffer: vec![0u8; MAX_BLOCK],
+            buffer: Buffer::default(),
             filled: 0,
             kept: Kept::default(),
             elsewhere: Elsewhere::new(),
@@ -184,9 +185,10 @@ impl Shared<'_> {
 
     fn read(&self, piece: &[Extent], pending: &mut Pending) -> Result<()> {
         let mut read = 0;
+        let buffer = pending.buffer.room(MAX_BLOCK).map_err(no_memory)?;
         for extent in piece {
             let source = &self.plan.sources[extent.source as usize];
-            let room = &mut pending.buffer[pending.filled..][..extent.length as usize];
+            let room = &mut buffer[pending.filled..][..extent.length as usize];
             let got = read_whole(source, extent, room)?;
             read += extent.length;
             let (kept, elsewhere) = (&mut pending.kept, &mut pending.elsewhere);
@@ -202,7 +204,8 @@ impl Shared<'_> {
         if filled == 0 {
             return Ok(());
         }
-        let block = self.image.append(&pending.buffer[..filled], &mut pending.packer)?;
+        let bytes = pending.buffer.room(filled).map_err(no_memory)?;
+        let block = self.image.append(bytes, &mut pending.packer)?;
         self.stored.fetch_add(filled as u64, Ordering::Relaxed);
         let kept = std::mem::take(&mut pending.kept);
         self.sieve.remember(block, &kept);
@@ -211,6 +214,10 @@ impl Shared<'_> {
         found.pages.blocks.push(BlockPages { block, runs: kept.runs });
         Ok(())
     }
+}
+
+fn no_memory(source: std::io::Error) -> Error {
+    Error::os("cannot get memory for a block", source)
 }
 
 /// Reads an extent; what lies behind the end of a mapped or shortened file is left out.

@@ -12,6 +12,7 @@ use bincode::{Decode, Encode};
 use super::format::{Flaw, HEADER_LEN, MAX_BLOCK, io_error};
 use super::level::LEVEL;
 use crate::error::{Error, ErrorKind, Result};
+use crate::os::buffer::Buffer;
 
 /// A block's index in the block table of its image, from 0 in order of file offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
@@ -78,7 +79,7 @@ pub(super) fn check_tiling(rows: &[Row], manifest: u64) -> Result<(), String> {
 pub struct Packer {
     context: zstd::bulk::Compressor<'static>,
     level: i32,
-    packed: Vec<u8>,
+    packed: Buffer,
 }
 
 /// A block ready to be written.
@@ -98,7 +99,7 @@ impl Packer {
         let context = zstd::bulk::Compressor::new(LEVEL).map_err(|source| {
             Error::new(ErrorKind::Internal, "cannot make a zstd context").source(source)
         })?;
-        Ok(Self { context, level: LEVEL, packed: Vec::new() })
+        Ok(Self { context, level: LEVEL, packed: Buffer::default() })
     }
 
     /// Compresses by zstd's `level` if that pays; 0 leaves all as it is.
@@ -121,12 +122,12 @@ impl Packer {
             })?;
             self.level = level;
         }
-        let (context, room) = (&mut self.context, grown(&mut self.packed, room));
+        let (context, room) = (&mut self.context, self.packed.room(room).map_err(no_memory)?);
         if plain.len() >= SHORT && !samples(plain).any(|sample| pays(context, sample, room)) {
             return Ok(None);
         }
         let length = context.compress_to_buffer(plain, room).ok();
-        Ok(length.and_then(|length| self.packed.get(..length)))
+        Ok(length.and_then(|length| room.get(..length)))
     }
 }
 
@@ -157,8 +158,8 @@ fn worthwhile(plain: usize) -> usize {
 /// A worker's means to read blocks: a zstd context and the two buffers on its sides.
 pub struct Unpacker {
     context: zstd::bulk::Decompressor<'static>,
-    stored: Vec<u8>,
-    plain: Vec<u8>,
+    stored: Buffer,
+    plain: Buffer,
 }
 
 impl std::fmt::Debug for Unpacker {
@@ -177,7 +178,7 @@ impl Unpacker {
         let context = zstd::bulk::Decompressor::new().map_err(|source| {
             io_error("cannot make a zstd context", source).kind_is(ErrorKind::Internal)
         })?;
-        Ok(Self { context, stored: Vec::new(), plain: Vec::new() })
+        Ok(Self { context, stored: Buffer::default(), plain: Buffer::default() })
     }
 
     /// Reads the stored bytes of the block of `row`, which stay in this object's buffer.
@@ -193,7 +194,8 @@ impl Unpacker {
         if row.codec == Codec::Raw {
             return Ok(stored);
         }
-        let plain = grown(&mut self.plain, row.plain as usize);
+        let room = self.plain.room(row.plain as usize);
+        let plain = room.map_err(|source| Flaw::read(part(), source))?;
         match self.context.decompress_to_buffer(stored, plain) {
             Ok(length) if length == plain.len() => Ok(plain),
             Ok(_) => Err(Flaw::damaged(part(), "its length is not what was said")),
@@ -203,23 +205,20 @@ impl Unpacker {
 }
 
 fn stored<'a>(
-    buffer: &'a mut Vec<u8>,
+    buffer: &'a mut Buffer,
     file: &File,
     id: BlockId,
     row: &Row,
 ) -> Result<&'a [u8], Flaw> {
-    let stored = grown(buffer, row.stored as usize);
-    file.read_exact_at(stored, row.offset).map_err(|source| Flaw::read(row.part(id), source))?;
+    let failed = |source| Flaw::read(row.part(id), source);
+    let stored = buffer.room(row.stored as usize).map_err(failed)?;
+    file.read_exact_at(stored, row.offset).map_err(failed)?;
     if crc32fast::hash(stored) != row.crc {
         return Err(Flaw::damaged(row.part(id), "its checksum is wrong"));
     }
     Ok(stored)
 }
 
-/// The first `length` bytes of a buffer that only ever grows: each is zeroed once, not per block.
-fn grown(buffer: &mut Vec<u8>, length: usize) -> &mut [u8] {
-    if buffer.len() < length {
-        buffer.resize(length, 0);
-    }
-    &mut buffer[..length]
+fn no_memory(source: std::io::Error) -> Error {
+    io_error("cannot get memory for a block", source).kind_is(ErrorKind::Internal)
 }

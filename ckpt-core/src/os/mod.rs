@@ -2,11 +2,12 @@
 //!
 //! Everything above speaks to the kernel through these rooms: tracees and remote system calls
 //! (`ptrace`, `tracee`, `remote`), what procfs tells (`proc`, `maps`, `pagemap`, `mem`), file
-//! descriptors of other processes (`fds`), page faults (`uffd`, `changes`, `thp`), the vDSO (`vdso`), the way
+//! descriptors of other processes (`fds`), page faults (`uffd`, `changes`, `thp`, `buffer`), the vDSO (`vdso`), the way
 //! to the disk (`writeback`) and new processes (`spawn`, `detached`, `numbers`, `board`).
 
 pub(crate) mod batch;
 pub(crate) mod board;
+pub(crate) mod buffer;
 pub(crate) mod caught;
 pub(crate) mod changes;
 pub(crate) mod clock;

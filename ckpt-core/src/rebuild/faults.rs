@@ -9,11 +9,11 @@ use std::os::fd::OwnedFd;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
 
 use super::body::Body;
-use super::spans::{Span, overlapping, within};
+use super::spans::{Span, overlaps, within, without};
 use crate::error::{Error, Result};
 use crate::kinds::memory::{Area, Backing};
 use crate::os::fds;
-use crate::os::thp;
+use crate::os::thp::{self, Policy};
 use crate::os::uffd::{Mode, Uffd};
 use crate::snapshot::Snapshot;
 use crate::snapshot::pages::Located;
@@ -22,6 +22,15 @@ use crate::snapshot::pages::Located;
 const LONG: u64 = 256 << 10;
 /// A process that has less than this in such areas is sooner written than asked.
 const MUCH: u64 = 16 << 20;
+
+/// How memory is filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Filled {
+    /// Written to, as the process would.
+    Written,
+    /// Brought by its userfaultfd.
+    Brought,
+}
 
 /// The userfaultfds of a job in the making. What is missing in their areas is zero once they are
 /// dropped.
@@ -80,9 +89,9 @@ impl Drop for Keeper {
 }
 
 impl Faults {
-    /// Registers the long areas of large processes, which are mapped and empty. Where the kernel may give
-    /// huge pages they are left out, as here come small ones; unless there is a keeper, for a time in which the
-    /// job runs.
+    /// Registers the long areas of large processes, which are mapped and empty, `but` some stretches. Where the
+    /// kernel may give huge pages they are left out, as here come small ones; unless there is a keeper, for a
+    /// time in which the job runs.
     ///
     /// # Errors
     ///
@@ -91,10 +100,11 @@ impl Faults {
         snapshot: &Snapshot,
         bodies: &[Body<'_>],
         located: &[Located],
+        but: &[Span],
         keeper: Option<Keeper>,
     ) -> Result<Self> {
         let all = keeper.is_some();
-        let huge = !all && thp::by_default();
+        let huge = !all && thp::policy() == Policy::Always;
         let is_wanted = |area: &&Area| {
             may_wait(area) && (all || !(huge || area.advice.contains(&libc::MADV_HUGEPAGE)))
         };
@@ -102,23 +112,23 @@ impl Faults {
         for (process, body) in indexed(snapshot, bodies) {
             let areas = body.live.space.areas.iter().filter(is_wanted);
             let span = |area: &Area| Span { process, start: area.start, end: area.end };
-            this.areas.extend(areas.map(span));
+            this.areas.extend(areas.flat_map(|area| without(span(area), but)));
         }
         this.areas.sort_unstable();
         let mut bytes: HashMap<u32, u64> = HashMap::new();
         for span in located.iter().flat_map(|block| &block.runs).filter_map(Span::of) {
-            if within(&this.areas, span) {
+            if within(&this.areas, span) || overlaps(but, span) {
                 *bytes.entry(span.process).or_default() += span.length();
             }
         }
-        this.areas.retain(|area| bytes.get(&area.process).is_some_and(|it| *it >= MUCH));
+        bytes.retain(|_, bytes| *bytes >= MUCH);
+        this.areas.retain(|area| bytes.contains_key(&area.process));
         for (process, body) in indexed(snapshot, bodies) {
-            let mut its = this.areas.iter().filter(|area| area.process == process).peekable();
-            if its.peek().is_none() {
+            if !bytes.contains_key(&process) {
                 continue;
             }
             let uffd = body.userfault()?;
-            for area in its {
+            for area in this.areas.iter().filter(|area| area.process == process) {
                 let registered = uffd.register(area.start, area.end, Mode::Missing);
                 registered.map_err(|e| Error::os("cannot register memory", e))?;
             }
@@ -136,31 +146,26 @@ impl Faults {
         &self.areas
     }
 
-    /// Brings what is in the areas of a run of pages, and gives the rest: addresses and bytes.
+    /// Registers more of the memory, which is mapped and empty, if that can be; tells how it is to be filled.
+    pub(crate) fn take_over(&self, stretches: &[Span]) -> Filled {
+        let register = |it: &Span| match self.of_process(it.process) {
+            Some(uffd) => uffd.register(it.start, it.end, Mode::Missing),
+            None => Err(io::ErrorKind::Unsupported.into()),
+        };
+        match stretches.iter().try_for_each(register) {
+            Ok(()) => Filled::Brought,
+            Err(_) => Filled::Written,
+        }
+    }
+
+    /// Brings what is registered, within one area, as the kernel wants it.
     ///
     /// # Errors
     ///
     /// As of [`Uffd::copy`].
-    pub(crate) fn bring<'a>(
-        &self,
-        process: u32,
-        start: u64,
-        bytes: &'a [u8],
-    ) -> io::Result<Vec<(u64, &'a [u8])>> {
-        let Some(uffd) = self.of_process(process) else { return Ok(vec![(start, bytes)]) };
-        let whole = Span { process, start, end: start + bytes.len() as u64 };
-        let (mut at, mut rest, mut others) = (start, bytes, Vec::new());
-        // Each within one area, as the kernel wants it.
-        for span in overlapping(&self.areas, whole) {
-            let (before, from) = rest.split_at((span.start - at) as usize);
-            let (its, behind) = from.split_at(span.length() as usize);
-            uffd.copy(span.start, its)?;
-            others.push((at, before));
-            (at, rest) = (span.end, behind);
-        }
-        others.push((at, rest));
-        others.retain(|(_, bytes)| !bytes.is_empty());
-        Ok(others)
+    pub(crate) fn bring(&self, process: u32, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let none = io::ErrorKind::NotFound;
+        self.of_process(process).ok_or(none)?.copy(at, bytes)
     }
 
     /// The userfaultfd of a process, by its index in the snapshot.
@@ -187,7 +192,7 @@ pub(crate) fn indexed<'a, T: Borrow<Body<'a>>>(
 }
 
 /// Whether the kernel leaves an area alone between system calls, but for what is asked of each task.
-fn may_wait(area: &Area) -> bool {
+pub(crate) fn may_wait(area: &Area) -> bool {
     area.backing == Backing::Anonymous
         && !(area.shared || area.grows_down || area.locked)
         && area.guards.is_empty()

@@ -4,6 +4,7 @@ mod alone;
 mod body;
 mod check;
 mod compare;
+mod dense;
 mod faults;
 mod files;
 mod ladder;
@@ -32,6 +33,7 @@ use crate::progress::{Event, Observer};
 use crate::snapshot::{Snapshot, sound, tree};
 
 use body::{Body, Tids};
+use dense::Dense;
 use faults::{Faults, Keeper};
 use files::OpenFiles;
 use ladder::{Grown, Numbers};
@@ -219,10 +221,13 @@ fn furnish(
     }
     let workers = options.workers;
     let lazily = keeper.is_some();
-    let faults = faults(snapshot, bodies, pages, keeper, observer);
+    // Lazily no page comes before its time.
+    let dense =
+        if lazily { Dense::default() } else { Dense::choose(snapshot, bodies, &pages.located) };
+    let faults = faults(snapshot, bodies, (pages, &dense), keeper, observer);
     let chosen = || Lazy::choose(snapshot, bodies, &pages.located, &faults);
     let lazy = lazily.then(chosen).flatten();
-    let into = places(snapshot, bodies, &files, &faults)?;
+    let into = places(snapshot, bodies, &files, (&faults, &dense))?;
     let later = |index: usize| lazy.as_ref().is_some_and(|lazy| lazy.has(index));
     let bytes = pages.fill(&later, &into, workers, observer)?;
     drop(into);
@@ -260,8 +265,8 @@ fn furnish(
     if options.cut_appended {
         files.cut_appended()?;
     }
-    let none = Faults::default();
-    let places = places(snapshot, bodies, &files, &none)?;
+    let none = (&Faults::default(), &Dense::default());
+    let places = places(snapshot, bodies, &files, none)?;
     pages.fill_files(&places, workers, observer)?;
     drop(places);
     // Nothing of ours may stay open in between: a reader that waits for the end of a pipe would
@@ -280,12 +285,13 @@ fn furnish(
 fn faults(
     snapshot: &Snapshot,
     bodies: &[Body<'_>],
-    pages: &Pages,
+    (pages, dense): (&Pages, &Dense),
     keeper: Option<Keeper>,
     observer: &dyn Observer,
 ) -> Faults {
     let lazily = keeper.is_some();
-    Faults::of(snapshot, bodies, &pages.located, keeper).unwrap_or_else(|error| {
+    let faults = Faults::of(snapshot, bodies, &pages.located, dense.stretches(), keeper);
+    faults.unwrap_or_else(|error| {
         if lazily {
             let what = format!("not lazily: {error}; all memory is filled first");
             observer.event(Event::Warning(what));
@@ -344,11 +350,11 @@ fn places<'a>(
     snapshot: &Snapshot,
     bodies: &'a [Body<'a>],
     files: &OpenFiles<'a>,
-    faults: &'a Faults,
+    (faults, dense): (&'a Faults, &'a Dense),
 ) -> Result<Places<'a>> {
     let of = |pid: i32| bodies.iter().find(|body| body.process.pid == pid);
     let bodies = snapshot.processes.iter().map(|process| of(process.pid)).collect();
-    Ok(Places { bodies, faults, contents: files.contents()?, mapped: files.mapped()? })
+    Ok(Places { bodies, faults, dense, contents: files.contents()?, mapped: files.mapped()? })
 }
 
 /// Fills the epoll sets, with the disarmed entries or the others.

@@ -8,12 +8,14 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::body::Body;
-use super::faults::Faults;
+use super::dense::Dense;
+use super::faults::{Faults, Filled};
+use super::spans::cut;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Ancestors, Reader, Unpacker, Whose};
 use crate::kinds::memory::Backing;
 use crate::os::PAGE;
-use crate::os::cpu::{in_parallel, workers};
+use crate::os::cpu::{in_parallel_after, workers};
 use crate::os::mem::Memory;
 use crate::progress::{Event, Observer};
 use crate::snapshot::Mapped;
@@ -25,6 +27,8 @@ pub(crate) struct Places<'a> {
     pub(crate) bodies: Vec<Option<&'a Body<'a>>>,
     /// Memory that is not written, but brought.
     pub(crate) faults: &'a Faults,
+    /// Memory that becomes huge pages before it is written, if that can be.
+    pub(crate) dense: &'a Dense,
     pub(crate) contents: Vec<File>,
     /// The named files that are mapped.
     pub(crate) mapped: Vec<(&'a Mapped, File)>,
@@ -57,7 +61,8 @@ impl Pages {
         let blocks: Vec<&Located> =
             all.filter(|(index, _)| !left_out(*index)).map(|(_, block)| block).collect();
         let put = |block: &Located, bytes: &[u8]| places.put(block, bytes, false);
-        self.decode(&blocks, wanted, observer, &put)
+        let first = || places.dense.make(&places.bodies, places.faults);
+        self.decode(&blocks, wanted, observer, first, &put)
     }
 
     /// Writes the pages of the user's own files, where they have changed.
@@ -81,7 +86,7 @@ impl Pages {
             return Ok(());
         }
         let put = |block: &Located, bytes: &[u8]| places.put(block, bytes, true);
-        self.decode(&blocks, wanted, observer, &put).map(drop)
+        self.decode(&blocks, wanted, observer, || Ok(()), &put).map(drop)
     }
 
     /// The image.
@@ -95,12 +100,13 @@ impl Pages {
         image.read_block(block.block, unpacker)
     }
 
-    /// Hands each block's bytes to `put`.
+    /// Hands each block's bytes to `put`; the calling thread has something to do `first`.
     fn decode(
         &self,
         blocks: &[&Located],
         wanted: usize,
         observer: &dyn Observer,
+        first: impl FnOnce() -> Result<()>,
         put: &(dyn Fn(&Located, &[u8]) -> Result<()> + Sync),
     ) -> Result<u64> {
         let total = blocks.iter().map(|block| block.bytes()).sum();
@@ -124,7 +130,8 @@ impl Pages {
             }
             Ok(())
         };
-        in_parallel(workers(wanted).min(blocks.len().max(1)), work)?;
+        let first = || first().inspect_err(|_| stop.store(true, Ordering::Relaxed));
+        in_parallel_after(first, workers(wanted).min(blocks.len().max(1)), work)?;
         Ok(total)
     }
 }
@@ -163,9 +170,26 @@ impl Places<'_> {
 
     /// Brings what may be brought, and writes the rest.
     fn write(&self, process: u32, memory: &Memory, at: u64, bytes: &[u8]) -> Result<()> {
-        let rest = self.faults.bring(process, at, bytes);
-        let rest = rest.map_err(|e| Error::os("cannot fill memory", e))?;
-        rest.into_iter().try_for_each(|(at, bytes)| memory.write_all(at, bytes))
+        let fill = |how: Filled, at: u64, bytes: &[u8]| match how {
+            Filled::Written => memory.write_all(at, bytes),
+            Filled::Brought => {
+                let brought = self.faults.bring(process, at, bytes);
+                brought.map_err(|e| {
+                    let what = format!("cannot fill {} bytes of memory at {at:#x}", bytes.len());
+                    Error::os(what, e)
+                })
+            }
+        };
+        for (at, bytes, stretch) in cut(self.dense.stretches(), process, at, bytes) {
+            if let Some(index) = stretch {
+                fill(self.dense.filled(index), at, bytes)?;
+                continue;
+            }
+            for (at, bytes, area) in cut(self.faults.areas(), process, at, bytes) {
+                fill(area.map_or(Filled::Written, |_| Filled::Brought), at, bytes)?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes what of a block goes `to_files` of the user's own, or what does not.

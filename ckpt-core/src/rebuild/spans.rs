@@ -35,11 +35,50 @@ impl Span {
 
 /// Those of the sorted, separate `spans` that overlap one.
 pub(crate) fn overlapping(spans: &[Span], one: Span) -> impl Iterator<Item = Span> {
+    numbered(spans, one).map(|(_, it)| it)
+}
+
+/// The same with their indices.
+fn numbered(spans: &[Span], one: Span) -> impl Iterator<Item = (usize, Span)> {
     let first = spans.partition_point(|it| (it.process, it.end) <= (one.process, one.start));
-    spans[first..]
-        .iter()
-        .take_while(move |it| (it.process, it.start) < (one.process, one.end))
-        .map(move |it| Span { start: it.start.max(one.start), end: it.end.min(one.end), ..one })
+    let its = move |(index, it): (usize, &Span)| {
+        (first + index, Span { start: it.start.max(one.start), end: it.end.min(one.end), ..one })
+    };
+    let overlaps = move |it: &&Span| (it.process, it.start) < (one.process, one.end);
+    spans[first..].iter().take_while(overlaps).enumerate().map(its)
+}
+
+/// What is left of one without the sorted, separate `spans`.
+pub(crate) fn without(one: Span, spans: &[Span]) -> Vec<Span> {
+    let mut left = Vec::new();
+    let mut start = one.start;
+    for it in overlapping(spans, one) {
+        left.push(Span { start, end: it.start, ..one });
+        start = it.end;
+    }
+    left.push(Span { start, ..one });
+    left.retain(|it| it.start < it.end);
+    left
+}
+
+/// Cuts bytes where the sorted, separate `spans` begin and end; tells in which they lie.
+pub(crate) fn cut<'a>(
+    spans: &[Span],
+    process: u32,
+    start: u64,
+    bytes: &'a [u8],
+) -> Vec<(u64, &'a [u8], Option<usize>)> {
+    let one = Span { process, start, end: start.saturating_add(bytes.len() as u64) };
+    let (mut at, mut rest, mut parts) = (start, bytes, Vec::new());
+    for (index, span) in numbered(spans, one) {
+        let (before, from) = rest.split_at((span.start - at) as usize);
+        let (its, behind) = from.split_at(span.length() as usize);
+        parts.extend([(at, before, None), (span.start, its, Some(index))]);
+        (at, rest) = (span.end, behind);
+    }
+    parts.push((at, rest, None));
+    parts.retain(|(_, bytes, _)| !bytes.is_empty());
+    parts
 }
 
 /// Whether one of the sorted `spans` overlaps this one; they may overlap each other.
@@ -71,6 +110,23 @@ mod tests {
         assert!(!within(&all, span(0, 10, 21)) && !within(&all, span(0, 25, 26)));
         assert!(!overlaps(&all, span(0, 20, 30)) && !overlaps(&all, span(2, 0, 9)));
         assert!(overlaps(&all, span(0, 0, 11)) && overlaps(&all, span(1, 99, 200)));
+    }
+
+    #[test]
+    fn ranges_are_cut() {
+        let all = [span(0, 10, 20), span(0, 20, 22), span(1, 0, 100)];
+        assert_eq!(without(span(0, 5, 25), &all), [span(0, 5, 10), span(0, 22, 25)]);
+        assert_eq!(without(span(0, 12, 21), &all), []);
+        assert_eq!(without(span(2, 12, 21), &all), [span(2, 12, 21)]);
+        let parts = cut(&all, 0, 9, b"abcdefghijklmno");
+        let wanted: [(u64, &[u8], Option<usize>); 4] = [
+            (9, b"a", None),
+            (10, b"bcdefghijk", Some(0)),
+            (20, b"lm", Some(1)),
+            (22, b"no", None),
+        ];
+        assert_eq!(parts, wanted);
+        assert_eq!(cut(&all, 1, 98, b"abc"), [(98, &b"ab"[..], Some(2)), (100, &b"c"[..], None)]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::os::PAGE;
 use crate::os::cpu::workers;
 use crate::rebuild::faults::Faults;
 use crate::rebuild::pages::Pages;
-use crate::rebuild::spans::{Span, overlapping};
+use crate::rebuild::spans::{Span, cut, overlapping};
 
 /// How far a block has got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -300,7 +300,9 @@ impl Store {
         for part in &block.runs {
             let Some(span) = Span::of(part) else { continue };
             let bytes = part.of(bytes)?;
-            done(self.faults.bring(span.process, span.start, bytes).map(drop))?;
+            for (at, bytes, _) in cut(self.faults.areas(), span.process, span.start, bytes) {
+                done(self.faults.bring(span.process, at, bytes))?;
+            }
         }
         let mut progress = self.progress();
         progress.states[number] = State::There;
