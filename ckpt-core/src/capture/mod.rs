@@ -299,6 +299,7 @@ fn freeze_and_copy(
     let family = job.family();
     let mut before = Before::look((job.parent, family), &mut job.standing, &job.watches);
     let mut files = Collector::new();
+    let features = cpu::features();
     let stopped = Instant::now();
     let mut frozen = freeze::freeze(family, options.freeze_timeout)?;
     before.cut_short = std::mem::take(&mut frozen.cut_short);
@@ -320,7 +321,7 @@ fn freeze_and_copy(
     let last_number = numbers::last(&frozen, &before.states);
     tracing::debug!(since = ?stopped.elapsed(), "looked at");
     // The clocks last: what is left of a timer was read before, so none fires too early.
-    let host = host(first);
+    let host = host(first, features);
     plan.contents(&mut files)?;
     job.watches.look(&mut plan, &frozen, base, &mut processes)?;
     tracing::debug!(since = ?stopped.elapsed(), bytes = plan.total(), "found out what was written to");
@@ -368,7 +369,7 @@ fn freeze_and_copy(
 }
 
 /// The machine as process `pid` sees it.
-fn host(pid: i32) -> Host {
+fn host(pid: i32, features: Vec<String>) -> Host {
     let uname = rustix::system::uname();
     let (monotonic, boottime) = clock::of_process(pid);
     Host {
@@ -376,6 +377,6 @@ fn host(pid: i32) -> Host {
         release: uname.release().to_string_lossy().into_owned(),
         monotonic,
         boottime,
-        features: cpu::features(),
+        features,
     }
 }

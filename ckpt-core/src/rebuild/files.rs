@@ -149,10 +149,13 @@ impl<'a> OpenFiles<'a> {
         self.contents.iter().map(copy).collect()
     }
 
-    /// The named files that are mapped.
-    pub(crate) fn mapped(&self) -> Result<Vec<(&'a Mapped, File)>> {
+    /// The named files that are mapped, open if they may be written to.
+    pub(crate) fn mapped(&self) -> Result<Vec<(&'a Mapped, Option<File>)>> {
         let files = self.snapshot.mapped.iter().zip(&self.mapped);
-        files.map(|(mapped, fd)| Ok((mapped, copy(fd)?))).collect()
+        let open = |(mapped, fd): (&'a Mapped, _)| {
+            Ok((mapped, mapped.writable.then(|| copy(fd)).transpose()?))
+        };
+        files.map(open).collect()
     }
 
     /// Seals the memfds that were sealed.

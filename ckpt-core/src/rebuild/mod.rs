@@ -134,6 +134,7 @@ pub fn rebuild(
     };
     check::host(image, &snapshot, options.force)?;
     let programs = check::programs(&snapshot)?;
+    tracing::debug!(since = ?started.elapsed(), "the host is right");
 
     let pair =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
@@ -151,12 +152,15 @@ pub fn rebuild(
         observer,
     )?;
     drop(report);
+    tracing::debug!(since = ?started.elapsed(), "processes are there");
 
     let outer: HashMap<i32, i32> =
         skeleton.processes.iter().map(|&(i, pid)| (snapshot.processes[i].pid, pid)).collect();
     let mut bodies = executed(&snapshot, &skeleton, (socket.1, &ours), options.patch_vdso)?;
+    tracing::debug!(since = ?started.elapsed(), "and empty");
     let means = (tids, &outer, keeper);
     let (bytes, filling) = furnish(&pages, &snapshot, &mut bodies, means, options, observer)?;
+    tracing::debug!(since = ?started.elapsed(), "as they were");
     if numbers == Numbers::Shared {
         numbers::go_on_after(last_number)
             .map_err(|e| Error::os("cannot use up process numbers", e))?;
@@ -219,6 +223,7 @@ fn furnish(
     for body in bodies.iter() {
         body.map(&files).map_err(|e| e.whose(body.process))?;
     }
+    tracing::debug!("areas are mapped");
     let workers = options.workers;
     let lazily = keeper.is_some();
     // Lazily no page comes before its time.
@@ -231,6 +236,7 @@ fn furnish(
     let later = |index: usize| lazy.as_ref().is_some_and(|lazy| lazy.has(index));
     let bytes = pages.fill(&later, &into, workers, observer)?;
     drop(into);
+    tracing::debug!(bytes, "memory is filled");
     let later = match lazy {
         Some(lazy) => {
             lazy.prepare(&faults)?;
@@ -255,6 +261,7 @@ fn furnish(
     files.fill_pipes()?;
     watch(snapshot, bodies, false)?;
     files.seal()?;
+    tracing::debug!("tasks and files are there");
     for body in bodies.iter() {
         let compared = body.finish().and_then(|()| compare::process(body, snapshot));
         compared.map_err(|e| e.whose(body.process))?;

@@ -30,8 +30,8 @@ pub(crate) struct Places<'a> {
     /// Memory that becomes huge pages before it is written, if that can be.
     pub(crate) dense: &'a Dense,
     pub(crate) contents: Vec<File>,
-    /// The named files that are mapped.
-    pub(crate) mapped: Vec<(&'a Mapped, File)>,
+    /// The named files that are mapped, open if they may be written to.
+    pub(crate) mapped: Vec<(&'a Mapped, Option<File>)>,
 }
 
 /// Where all pages of an image are, and the images that have them.
@@ -155,7 +155,7 @@ impl Places<'_> {
     /// Writes the pages of a file that differ: a hole stays one. Not through the memory, which may
     /// be read-only at the moment.
     fn write_changed(&self, part: FilePart, bytes: &[u8]) -> Result<()> {
-        let Some((mapped, file)) = self.mapped.get(part.file) else { return Err(stray()) };
+        let Some((mapped, Some(file))) = self.mapped.get(part.file) else { return Err(stray()) };
         let failed = |e| Error::os(format!("cannot write to {}", mapped.file.shown()), e);
         let inside = mapped.file.size.saturating_sub(part.offset).min(bytes.len() as u64);
         let bytes = &bytes[..inside as usize];
