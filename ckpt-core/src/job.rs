@@ -100,6 +100,8 @@ pub struct Job {
     pub(crate) standing: Standing,
     /// Processes whose writing is watched.
     pub(crate) watches: Watches,
+    /// Bytes that were copied in the last pause.
+    pub(crate) held: u64,
 }
 
 impl Job {
@@ -117,6 +119,7 @@ impl Job {
             of_itself: false,
             standing: Standing::default(),
             watches: Watches::default(),
+            held: 0,
         }
     }
 

@@ -300,6 +300,7 @@ fn freeze_and_copy(
     let mut before = Before::look((job.parent, family), &mut job.standing, &job.watches);
     let mut files = Collector::new();
     let features = cpu::features();
+    let mut room = pause::Room::after(job.held);
     let stopped = Instant::now();
     let mut frozen = freeze::freeze(family, options.freeze_timeout)?;
     before.cut_short = std::mem::take(&mut frozen.cut_short);
@@ -333,8 +334,9 @@ fn freeze_and_copy(
             plan.look(&mut processes, |index| frozen.processes[index].pid)?;
             None
         }
-        false => pause::shorten(&mut plan, &frozen, &mut processes)?,
+        false => pause::shorten(&mut plan, &frozen, &mut processes, &mut room)?,
     };
+    job.held = room.used;
     tracing::debug!(since = ?stopped.elapsed(), twins = twins.as_ref().map(HashMap::len), "copied");
     let sieve = increment::sieve(job.id, base, options, &processes);
     let means = Means { workers: options.workers, beside: twins.is_some() };

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use memmap2::{Advice, MmapMut};
+use memmap2::{MmapMut, MmapOptions};
 
 use super::freeze::Frozen;
 use super::plan::{Extent, Plan, Source, Stretch};
@@ -28,6 +28,30 @@ const HASHED: u64 = 50;
 /// What must stay free for others.
 const RESERVE: u64 = 64 << 20;
 
+/// Memory for what is copied in the pause. It is there before that begins: nobody knows how long it takes
+/// the kernel, or a virtual machine's host, to give some.
+#[derive(Debug)]
+pub(crate) struct Room {
+    free: Option<MmapMut>,
+    /// Bytes that were needed.
+    pub(crate) used: u64,
+}
+
+impl Room {
+    /// For somewhat more than the last pause needed.
+    pub(crate) fn after(last: u64) -> Self {
+        let bytes = (last + last / 4).clamp(LITTLE, HELD) as usize;
+        Self { free: MmapOptions::new().len(bytes).populate().map_anon().ok(), used: 0 }
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<MmapMut> {
+        self.used = bytes as u64;
+        let failed = |e| Error::os("cannot get memory for a copy", e);
+        let fits = self.free.take().filter(|free| free.len() >= bytes);
+        fits.map_or_else(|| MmapMut::map_anon(bytes).map_err(failed), Ok)
+    }
+}
+
 /// Makes the plan independent of the frozen job; gives the twins that it reads from then, by process,
 /// or nothing if the job must stand still for the whole of it. What was put off is looked at then.
 ///
@@ -38,6 +62,7 @@ pub(crate) fn shorten(
     plan: &mut Plan,
     frozen: &Frozen,
     processes: &mut [Process],
+    room: &mut Room,
 ) -> Result<Option<HashMap<usize, Twin>>> {
     let large = large(plan);
     let twins = match obstacle(plan, processes, &large) {
@@ -64,7 +89,7 @@ pub(crate) fn shorten(
             let held: Vec<Extent>;
             (of_twins, held) = std::mem::take(&mut plan.own).into_iter().partition(from_twin);
             plan.extents.extend(held);
-            hold(plan)?;
+            hold(plan, room)?;
         }
         None => {
             of_twins = std::mem::take(&mut plan.own);
@@ -170,10 +195,10 @@ fn obstacle(plan: &Plan, processes: &[Process], large: &BTreeSet<usize>) -> Opti
 }
 
 /// Copies what is not read from a twin, and lets the plan read these instead.
-fn hold(plan: &mut Plan) -> Result<()> {
+fn hold(plan: &mut Plan, room: &mut Room) -> Result<()> {
     let total = plan.total() as usize;
     if total > 0 {
-        copy(plan, total)?;
+        copy(plan, room.take(total)?)?;
     }
     for (source, file) in std::mem::take(&mut plan.twins) {
         plan.sources[source as usize] = Source::File(file);
@@ -181,12 +206,8 @@ fn hold(plan: &mut Plan) -> Result<()> {
     Ok(())
 }
 
-/// Copies all extents, `total` bytes.
-fn copy(plan: &mut Plan, total: usize) -> Result<()> {
-    let failed = |e| Error::os("cannot get memory for a copy", e);
-    let mut copy = MmapMut::map_anon(total).map_err(failed)?;
-    // Best effort: a fault a page would be most of the time.
-    let _ = copy.advise(Advice::HugePage);
+/// Copies all extents.
+fn copy(plan: &mut Plan, mut copy: MmapMut) -> Result<()> {
     let source = plan.sources.len() as u32;
     let mut at = 0;
     for extent in &mut plan.extents {
