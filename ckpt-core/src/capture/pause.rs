@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use memmap2::{MmapMut, MmapOptions};
 
-use super::freeze::Frozen;
+use super::freeze::{Frozen, FrozenProcess};
 use super::plan::{Extent, Plan, Source, Stretch};
 use super::stream::read_whole;
 use super::twin::Twin;
@@ -162,13 +162,13 @@ pub(crate) fn look(
 
 /// Makes a twin of each large process.
 fn made(plan: &mut Plan, frozen: &Frozen, large: &BTreeSet<usize>) -> Result<HashMap<usize, Twin>> {
-    let mut twins = HashMap::new();
-    for &index in large {
-        let twin = Twin::of(&frozen.processes[index])?;
+    let processes: Vec<&FrozenProcess> =
+        large.iter().map(|&index| &frozen.processes[index]).collect();
+    let twins = Twin::of_all(&processes)?;
+    for (&index, twin) in large.iter().zip(&twins) {
         plan.twins.push((plan.memories[index].1, twin.memory()?));
-        twins.insert(index, twin);
     }
-    Ok(twins)
+    Ok(large.iter().copied().zip(twins).collect())
 }
 
 /// Why the job must stand still for all of it.

@@ -27,20 +27,23 @@ const BURIAL: Duration = Duration::from_secs(2);
 pub(crate) struct Twin(Option<Stopped>);
 
 impl Twin {
-    /// Makes the twin of a process all of whose tasks stand.
+    /// Makes the twins of processes all of whose tasks stand, all at once: each takes as long as a fork
+    /// of its process, on a core of its own.
     ///
     /// # Errors
     ///
-    /// There may be no room for one more process, or for its tables. The process is as it was.
-    pub(crate) fn of(process: &FrozenProcess) -> Result<Self> {
+    /// There may be no room for more processes, or for their tables. The processes are as they were.
+    pub(crate) fn of_all(processes: &[&FrozenProcess]) -> Result<Vec<Self>> {
         let begun = Instant::now();
         let sharing = SHARING | libc::CLONE_FILES;
-        let (twin, site) = by_a_child(process, sharing, |between, memory, site| {
-            fork(between, memory, site).map(|twin| (twin, site))
+        let twins = by_children(processes, sharing, |between| {
+            let sites: Vec<Site> = between.iter().map(|child| child.site).collect();
+            Ok(sites.into_iter().zip(forks(between)?))
         })?;
-        tracing::debug!(pid = process.pid, took = ?begun.elapsed(), "a twin");
-        twin.withdraw(site)?;
-        Ok(twin)
+        let withdraw = |(site, twin): (Site, Self)| twin.withdraw(site).map(|()| twin);
+        let twins = twins.map(withdraw).collect();
+        tracing::debug!(count = processes.len(), took = ?begun.elapsed(), "twins");
+        twins
     }
 
     /// Lets go of whatever the copy holds that others could notice.
@@ -75,32 +78,70 @@ impl Twin {
     }
 }
 
-/// Has a process all of whose tasks stand make a child by clone(2) with these flags, which does the
-/// `work` and is gone and waited for after that.
-pub(crate) fn by_a_child<T>(
-    process: &FrozenProcess,
-    flags: i32,
-    work: impl FnOnce(&Stopped, &Memory, Site) -> Result<T>,
-) -> Result<T> {
-    let memory = Memory::open(process.pid)?;
-    let site = Site::find(&maps::read(process.pid)?, &memory)?;
-    let remote = Remote::begin(&process.tasks[0], &memory, site)?;
-    let (number, child) = remote.clone_child(flags as u64, 0)?;
-    let done = work(&child, &memory, site);
-    // Whatever came of it, nothing of the child is left.
-    Twin(Some(child)).end();
-    let arguments = [number, 0, libc::__WALL as u64, 0];
-    remote.try_call("bury a child of ours", libc::SYS_wait4, &arguments)?;
-    remote.end()?;
-    done
+/// A child of a process of the job that works for us, and shares the process' memory.
+pub(crate) struct Child<'a> {
+    stopped: Stopped,
+    memory: &'a Memory,
+    site: Site,
 }
 
-/// The one in between makes the twin.
-fn fork(between: &Stopped, memory: &Memory, site: Site) -> Result<Twin> {
-    // From its first stop on it ends with us, and so does its child.
-    let remote = Remote::over(between, memory, site)?;
-    let (_, twin) = remote.clone_child(0, libc::PTRACE_O_EXITKILL)?;
-    Ok(Twin(Some(twin)))
+impl Child<'_> {
+    /// Lets it make system calls.
+    pub(crate) fn remote(&self) -> Result<Remote<'_>> {
+        Remote::over(&self.stopped, self.memory, self.site)
+    }
+
+    /// Its number.
+    pub(crate) fn pid(&self) -> i32 {
+        self.stopped.tid()
+    }
+}
+
+/// Has processes all of whose tasks stand make a child each by clone(2) with these flags, which do the
+/// `work` and are gone and waited for after that.
+pub(crate) fn by_children<T>(
+    processes: &[&FrozenProcess],
+    flags: i32,
+    work: impl FnOnce(&[Child<'_>]) -> Result<T>,
+) -> Result<T> {
+    let ground = |process: &&FrozenProcess| {
+        let memory = Memory::open(process.pid)?;
+        let site = Site::find(&maps::read(process.pid)?, &memory)?;
+        Ok((memory, site))
+    };
+    let grounds = processes.iter().map(ground).collect::<Result<Vec<_>>>()?;
+    let (mut parents, mut children) = (Vec::new(), Vec::new());
+    let born = processes.iter().zip(&grounds).try_for_each(|(process, (memory, site))| {
+        let remote = Remote::begin(&process.tasks[0], memory, *site)?;
+        let (number, stopped) = remote.clone_child(flags as u64, 0)?;
+        parents.push((remote, number));
+        children.push(Child { stopped, memory, site: *site });
+        Ok(())
+    });
+    let done = born.and_then(|()| work(&children));
+    // Whatever came of it, nothing of the children is left.
+    let buried = parents.into_iter().zip(children).map(|((remote, number), child)| {
+        Twin(Some(child.stopped)).end();
+        let arguments = [number, 0, libc::__WALL as u64, 0];
+        remote.try_call("bury a child of ours", libc::SYS_wait4, &arguments)?;
+        remote.end()
+    });
+    let buried: Vec<Result<()>> = buried.collect();
+    buried.into_iter().collect::<Result<()>>().and(done)
+}
+
+/// Those in between make the twins.
+fn forks(between: &[Child<'_>]) -> Result<Vec<Twin>> {
+    let options = libc::PTRACE_O_EXITKILL;
+    let remotes = between.iter().map(Child::remote).collect::<Result<Vec<_>>>()?;
+    remotes.iter().try_for_each(|remote| remote.begin_child(0, options))?;
+    let begun: Vec<Result<()>> = remotes.iter().map(Remote::make_child).collect();
+    // From its first stop on a twin ends with us.
+    let finish = |(remote, begun): (&Remote<'_>, Result<()>)| {
+        begun.and_then(|()| remote.finish_child(options)).map(|(_, twin)| Twin(Some(twin)))
+    };
+    let twins: Vec<Result<Twin>> = remotes.iter().zip(begun).map(finish).collect();
+    twins.into_iter().collect()
 }
 
 impl Drop for Twin {

@@ -19,7 +19,7 @@ use super::freeze::{self, Frozen, FrozenProcess};
 use super::plan::{Clean, Into, Plan, Stretch};
 use super::refuse;
 use super::states::States;
-use super::twin::{SHARING, by_a_child};
+use super::twin::{SHARING, by_children};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::ImageId;
 use crate::kinds::call::{Interrupted, Seen, Standing};
@@ -30,7 +30,6 @@ use crate::os::maps::{self, Kind, Map};
 use crate::os::mem::Memory;
 use crate::os::pagemap::Pagemap;
 use crate::os::proc::{self, Family};
-use crate::os::remote::Remote;
 use crate::os::uffd::Uffd;
 use crate::snapshot::{Life, Process};
 
@@ -275,11 +274,12 @@ fn is_forbidden(error: &Error) -> bool {
 /// The userfaultfd is made by a child that shares the process' memory, and not its descriptors: whatever
 /// happens to us, the process never has it.
 fn make(process: &FrozenProcess) -> Result<Watch> {
-    let uffd = by_a_child(process, SHARING, |child, memory, site| {
-        let remote = Remote::over(child, memory, site)?;
+    let uffd = by_children(&[process], SHARING, |children| {
+        let [child] = children else { return Err(Error::new(ErrorKind::Internal, "no child")) };
         let what = "make a userfaultfd";
-        let number = remote.try_call(what, libc::SYS_userfaultfd, &[Uffd::FLAGS as u64])?;
-        Donor::open(child.tid())?.copy(number as i32)
+        let number =
+            child.remote()?.try_call(what, libc::SYS_userfaultfd, &[Uffd::FLAGS as u64])?;
+        Donor::open(child.pid())?.copy(number as i32)
     })?;
     Watch::begin(uffd).map_err(|e| Error::os("cannot set up a userfaultfd", e))
 }

@@ -148,28 +148,52 @@ impl<'a> Remote<'a> {
     /// instruction; gives its number as the task sees it, too. Should we die on the way, the child
     /// ends and the task goes on. The child is killed with its tracer only by `options`.
     pub(crate) fn clone_child(&self, flags: u64, options: i32) -> Result<(u64, Stopped)> {
-        let (tid, site) = (self.task.tid(), self.site.get());
-        let set = |options| {
-            let set = ptrace::set_options(tid, libc::PTRACE_O_TRACESYSGOOD | options);
-            set.map_err(|e| self.task.failed("set the options for tracing", e))
-        };
-        let write = |zero| match site.whole {
-            true => self.memory.write_all(site.address, &stub(&self.saved, self.mask, zero)),
-            false => Ok(()),
-        };
-        write(Zero::Child)?;
-        set(libc::PTRACE_O_TRACECLONE | options)?;
-        let made = self.try_call("make a copy", libc::SYS_clone, &[flags, 0, 0, 0, 0]);
-        set(options)?;
-        write(Zero::Result)?;
+        self.begin_child(flags, options)?;
+        self.make_child()?;
+        self.finish_child(options)
+    }
+
+    /// Brings the task to where it makes a child by [`Self::make_child`]: so can several, all at once.
+    pub(crate) fn begin_child(&self, flags: u64, options: i32) -> Result<()> {
+        self.stub_for(Zero::Child)?;
+        self.trace_with(libc::PTRACE_O_TRACECLONE | options)?;
+        self.task.set_registers(&self.loaded(libc::SYS_clone, &[flags, 0, 0, 0, 0]))?;
+        self.to_syscall_stop()
+    }
+
+    /// Lets it make the child; [`Self::finish_child`] must follow.
+    pub(crate) fn make_child(&self) -> Result<()> {
+        self.task.go(Step::Syscall, 0)
+    }
+
+    /// Waits for the child.
+    pub(crate) fn finish_child(&self, options: i32) -> Result<(u64, Stopped)> {
+        let returned = self.syscall_stop().and_then(|()| self.task.registers());
+        let made = returned.and_then(|it| self.checked("make a copy", it.rax as i64));
+        self.trace_with(options)?;
+        self.stub_for(Zero::Result)?;
         let number = made?;
         let child = Running::attached(self.event_message() as i32);
         match child.halt(Instant::now() + CHILD)? {
             Halt::Stopped(stopped) => Ok((number, stopped.hold())),
             Halt::Gone | Halt::Late(_) => {
-                let what = format!("a new child of task {tid} did not come to a stop");
+                let what = format!("a new child of task {} did not come to a stop", self.tid());
                 Err(Error::new(ErrorKind::Internal, what))
             }
+        }
+    }
+
+    fn trace_with(&self, options: i32) -> Result<()> {
+        let set = ptrace::set_options(self.tid(), libc::PTRACE_O_TRACESYSGOOD | options);
+        set.map_err(|e| self.task.failed("set the options for tracing", e))
+    }
+
+    /// Lets the stub hand down what `zero` says.
+    fn stub_for(&self, zero: Zero) -> Result<()> {
+        let site = self.site.get();
+        match site.whole {
+            true => self.memory.write_all(site.address, &stub(&self.saved, self.mask, zero)),
+            false => Ok(()),
         }
     }
 
@@ -218,7 +242,12 @@ impl<'a> Remote<'a> {
 
     /// As [`Self::call`], with a failure as an error that says `what` was being done.
     pub(crate) fn try_call(&self, what: &str, number: i64, arguments: &[u64]) -> Result<u64> {
-        match self.call(number, arguments)? {
+        let code = self.call(number, arguments)?;
+        self.checked(what, code)
+    }
+
+    fn checked(&self, what: &str, code: i64) -> Result<u64> {
+        match code {
             code @ -4095..=-1 => {
                 let error = std::io::Error::from_raw_os_error(-code as i32);
                 Err(Error::os(format!("cannot {what} in task {}", self.task.tid()), error))
@@ -282,23 +311,29 @@ impl<'a> Remote<'a> {
     }
 
     fn to_syscall_stop(&self) -> Result<()> {
-        let mut signal = 0;
+        self.task.go(Step::Syscall, 0)?;
+        self.syscall_stop()
+    }
+
+    /// The system call stop that the task goes on to.
+    fn syscall_stop(&self) -> Result<()> {
         loop {
-            match self.task.step(Step::Syscall, signal)? {
+            let signal = match self.task.next_stop()? {
                 Status::Syscall => return Ok(()),
                 Status::Ended(_) => return Err(self.task.failed("make a system call", gone())),
                 // Only SIGSTOP gets past the mask; the group stop follows and is passed over.
-                Status::Signal(libc::SIGSTOP) => signal = libc::SIGSTOP,
+                Status::Signal(libc::SIGSTOP) => libc::SIGSTOP,
                 Status::Signal(other) => {
                     let what = format!("signal {other} in the middle of a remote system call");
                     return Err(Error::new(ErrorKind::Internal, what));
                 }
                 Status::Event(_) => {
-                    signal = 0;
-                    self.message.set(ptrace::event_message(self.task.tid()).unwrap_or(0));
+                    self.message.set(ptrace::event_message(self.tid()).unwrap_or(0));
+                    0
                 }
-                Status::EventStop(_) => signal = 0,
-            }
+                Status::EventStop(_) => 0,
+            };
+            self.task.go(Step::Syscall, signal)?;
         }
     }
 

@@ -228,11 +228,21 @@ impl Stopped {
 
     /// Continues to the next stop, with `signal` delivered (0 for none).
     pub(crate) fn step(&self, how: Step, signal: i32) -> Result<Status> {
+        self.go(how, signal)?;
+        self.next_stop()
+    }
+
+    /// Continues; [`Self::next_stop`] must follow.
+    pub(crate) fn go(&self, how: Step, signal: i32) -> Result<()> {
         let go = match how {
             Step::Syscall => ptrace::syscall(self.tid, signal),
             Step::Free => ptrace::cont(self.tid, signal),
         };
-        go.map_err(|e| self.failed("resume the run", e))?;
+        go.map_err(|e| self.failed("resume the run", e))
+    }
+
+    /// The next stop of one that goes on.
+    pub(crate) fn next_stop(&self) -> Result<Status> {
         // A system call is mostly over sooner than we could fall asleep and be woken.
         for _ in 0..SOON {
             match ptrace::wait(self.tid, false) {
