@@ -10,7 +10,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kinds::Hand;
 use crate::os::maps;
 use crate::os::mem::Memory;
-use crate::os::remote::{Remote, Scratch, Site};
+use crate::os::remote::{Remote, Site};
+use crate::os::scratch::Scratch;
 
 const LOADAVG: &[u8] = b"/proc/loadavg";
 /// Longer than that file is.

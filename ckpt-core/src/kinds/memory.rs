@@ -5,7 +5,8 @@ use super::{Hand, bytes_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::maps::{Kind, Map};
 use crate::os::mem::Memory;
-use crate::os::remote::{Remote, Scratch, Site};
+use crate::os::remote::{Remote, Site};
+use crate::os::scratch::Scratch;
 use crate::os::{PAGE, TASK_SIZE, proc, vdso};
 
 /// `VmFlags` that madvise(2) sets, with its advice.

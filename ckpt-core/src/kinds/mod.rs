@@ -20,7 +20,8 @@ pub mod timers;
 
 use crate::error::Result;
 use crate::os::mem::Memory;
-use crate::os::remote::{Remote, Scratch};
+use crate::os::remote::Remote;
+use crate::os::scratch::Scratch;
 
 /// A borrowed task with a page of scratch memory: what a kind needs to ask, or to build.
 pub(crate) struct Hand<'a> {

@@ -1,7 +1,7 @@
 //! Linux's facts and our hands: the only place in this crate that is `unsafe`.
 //!
 //! Everything above speaks to the kernel through these rooms: tracees and remote system calls
-//! (`ptrace`, `tracee`, `remote`), what procfs tells (`proc`, `maps`, `pagemap`, `mem`), file
+//! (`ptrace`, `tracee`, `remote`, `scratch`), what procfs tells (`proc`, `maps`, `pagemap`, `mem`), file
 //! descriptors of other processes (`fds`), page faults (`uffd`, `changes`, `thp`, `buffer`), the vDSO (`vdso`), the way
 //! to the disk (`writeback`) and new processes (`spawn`, `detached`, `numbers`, `board`).
 
@@ -24,6 +24,7 @@ pub(crate) mod proc;
 pub(crate) mod ptrace;
 pub(crate) mod remote;
 pub(crate) mod sched;
+pub(crate) mod scratch;
 pub(crate) mod spawn;
 pub(crate) mod status;
 mod stub;

@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 
 use libc::user_regs_struct;
 
-use super::PAGE;
 use super::batch;
 use super::mem::Memory;
 use super::ptrace::{self, Status};
@@ -386,31 +385,12 @@ fn rseq_section(tid: i32, memory: &Memory) -> Option<(u64, u64)> {
     (section != 0).then_some((rseq.pointer + 8, section))
 }
 
-/// A page of scratch memory in the process of a borrowed task, unmapped by [`Scratch::free`].
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Scratch {
-    pub(crate) address: u64,
-}
-
-impl Scratch {
-    pub(crate) fn map(remote: &Remote<'_>) -> Result<Self> {
-        let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
-        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
-        let arguments = [0, PAGE, protection, flags, u64::MAX, 0];
-        let address = remote.try_call("map a scratch page", libc::SYS_mmap, &arguments)?;
-        Ok(Self { address })
-    }
-
-    pub(crate) fn free(self, remote: &Remote<'_>) -> Result<()> {
-        remote.try_call("unmap the scratch page", libc::SYS_munmap, &[self.address, PAGE]).map(drop)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead, BufReader, Write};
     use std::process::{Command, Stdio};
 
+    use super::super::scratch::Scratch;
     use super::super::status::Status as Shown;
     use super::super::{maps, proc};
     use super::*;
