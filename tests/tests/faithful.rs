@@ -144,7 +144,7 @@ faithful! {
     timers: |user| comes_back("timers", user, |_| (), Duration::from_secs(3));
     lost_directory: |user| refused("lost directory", user, "working directory");
     odd_directory: |user| comes_back("odd directory", user, |_| (), NO);
-    own_maps: |user| comes_back("own maps", user, |_| (), NO);
+    own_maps: |user| comes_back_again("own maps", user);
     seals: |user| comes_back_again("seals", user);
     sessions: |user| refused("sessions", user, "session");
 }

@@ -18,6 +18,7 @@ use crate::kinds::file::{self, Descriptor, Named, OpenFile, What};
 use crate::kinds::lock::{Kind as LockKind, Lock};
 use crate::kinds::memory::Backing;
 use crate::kinds::pipe::Pipe;
+use crate::kinds::procfs;
 use crate::kinds::stdio::Stdio;
 use crate::os::maps::Map;
 use crate::os::{fds, proc};
@@ -71,6 +72,8 @@ pub(crate) struct Collector {
     /// Mappings whose files have been looked at: path, inode, and whether they may be written.
     looked_at: HashMap<(Vec<u8>, Inode, bool), u32>,
     inherited: HashMap<Inode, i32>,
+    /// The job's processes as seen from here.
+    job: Vec<i32>,
 }
 
 /// What a process has open, and the record locks that it holds.
@@ -95,6 +98,12 @@ struct Seen {
 impl Collector {
     pub(crate) fn new() -> Self {
         Self { stdio: Stdio::ours(), inherited: inherited(), ..Self::default() }
+    }
+
+    /// Learns which processes are the job's.
+    pub(crate) fn learn(&mut self, frozen: &Frozen) {
+        let processes = frozen.processes.iter().map(|process| process.pid);
+        self.job = processes.chain(frozen.zombies.iter().copied()).collect();
     }
 
     /// Our own standard descriptors came from the job itself: pipes of which it has the other end, too, are its
@@ -220,8 +229,8 @@ impl Collector {
             | FileType::Directory
             | FileType::Fifo
             | FileType::Symlink
-            | FileType::BlockDevice => named(seen),
-            FileType::CharacterDevice if is_stateless(seen.meta.rdev()) => named(seen),
+            | FileType::BlockDevice => self.named(seen),
+            FileType::CharacterDevice if is_stateless(seen.meta.rdev()) => self.named(seen),
             FileType::CharacterDevice => Err(unsupported(
                 seen,
                 "is a device with a state of its own",
@@ -254,6 +263,31 @@ impl Collector {
             self.pipes[index as usize].note_packet_mode();
         }
         Ok(What::Pipe(index))
+    }
+
+    /// A file that its path leads to; refused if the path leads elsewhere or nowhere.
+    fn named(&self, seen: &Seen) -> Result<What> {
+        let of_process = procfs::captured(&seen.link, seen.meta.dev(), &self.job);
+        if let Some(path) = of_process.map_err(|(why, help)| unsupported(seen, why, help))? {
+            return Ok(What::Named(Named::of(&path, &seen.meta)));
+        }
+        let path = Path::new(std::ffi::OsStr::from_bytes(&seen.link));
+        let there = if seen.flags & libc::O_PATH != 0 {
+            fs::symlink_metadata(path)
+        } else {
+            fs::metadata(path)
+        };
+        let in_proc = seen.link.starts_with(b"/proc/");
+        match there {
+            Ok(meta) if meta.ino() == seen.meta.ino() || in_proc => {
+                Ok(What::Named(Named::of(&seen.link, &seen.meta)))
+            }
+            _ => Err(unsupported(
+                seen,
+                "cannot be opened again by this name",
+                "close it before the checkpoint",
+            )),
+        }
     }
 
     /// A regular file that cannot be found by its name any more.
@@ -413,27 +447,6 @@ fn look(pid: i32, fd: i32, link: Vec<u8>) -> Result<Seen> {
         Error::new(ErrorKind::Os, format!("cannot understand /proc/{pid}/fdinfo/{fd}"))
     })?;
     Ok(Seen { pid, fd, at, link, info, meta, flags, position })
-}
-
-/// A file that its path leads to; refused if the path leads elsewhere or nowhere.
-fn named(seen: &Seen) -> Result<What> {
-    let path = Path::new(std::ffi::OsStr::from_bytes(&seen.link));
-    let there = if seen.flags & libc::O_PATH != 0 {
-        fs::symlink_metadata(path)
-    } else {
-        fs::metadata(path)
-    };
-    let in_proc = seen.link.starts_with(b"/proc/");
-    match there {
-        Ok(meta) if meta.ino() == seen.meta.ino() || in_proc => {
-            Ok(What::Named(Named::of(&seen.link, &seen.meta)))
-        }
-        _ => Err(unsupported(
-            seen,
-            "cannot be opened again by this name",
-            "close it before the checkpoint",
-        )),
-    }
 }
 
 /// Devices that are the same whenever they are opened: null, zero, full, random, urandom, and the

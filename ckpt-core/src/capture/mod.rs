@@ -307,6 +307,7 @@ fn freeze_and_copy(
     let Some(first) = frozen.processes.first().map(|process| process.pid) else {
         return Err(Error::new(ErrorKind::NotFound, "the job has ended: nothing is left to save"));
     };
+    files.learn(&frozen);
     if job.of_itself {
         files.own_pipes(&frozen);
     }

@@ -12,6 +12,7 @@ use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
 
 use super::event::Event;
 use super::lock::Lock;
+use super::procfs;
 use super::stdio::Stream;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -86,23 +87,6 @@ impl Named {
         String::from_utf8_lossy(&self.path).into_owned()
     }
 
-    /// The process whose file of procfs it is, and which: `/proc/PID/WHICH`.
-    pub(crate) fn of_process(&self) -> Option<(i32, &[u8])> {
-        let rest = self.path.strip_prefix(b"/proc/")?;
-        let slash = rest.iter().position(|&byte| byte == b'/')?;
-        let pid = std::str::from_utf8(&rest[..slash]).ok()?.parse().ok()?;
-        Some((pid, &rest[slash + 1..]))
-    }
-
-    /// Where it is; a file of a process of the job's by the number that this has as seen from here.
-    fn place(&self, outer: &dyn Fn(i32) -> Option<i32>) -> Vec<u8> {
-        let moved = self.of_process().and_then(|(pid, which)| Some((outer(pid)?, which)));
-        match moved {
-            Some((pid, which)) => [format!("/proc/{pid}/").as_bytes(), which].concat(),
-            None => self.path.clone(),
-        }
-    }
-
     fn is_regular(&self) -> bool {
         FileType::from_raw_mode(self.file_type) == FileType::RegularFile
     }
@@ -140,8 +124,9 @@ impl Named {
         outer: &dyn Fn(i32) -> Option<i32>,
     ) -> Result<OwnedFd> {
         let failed = |e: io::Error| Error::os(format!("cannot open {}", self.shown()), e);
-        let place = self.place(outer);
-        let fd = open_with(Path::new(OsStr::from_bytes(&place)), flags).map_err(failed)?;
+        let moved = procfs::here(&self.path, outer);
+        let path = OsStr::from_bytes(moved.as_deref().unwrap_or(&self.path));
+        let fd = open_with(Path::new(path), flags).map_err(failed)?;
         if flags & libc::O_PATH != 0 {
             return Ok(fd);
         }

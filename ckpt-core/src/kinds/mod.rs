@@ -13,6 +13,7 @@ pub mod lock;
 pub mod memory;
 pub mod pipe;
 pub mod process;
+pub(crate) mod procfs;
 pub mod signals;
 pub mod stdio;
 pub mod task;
