@@ -2,7 +2,7 @@
 //! file descriptions, with pipes and nameless files listed once each.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, Metadata};
+use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -11,6 +11,7 @@ use std::path::Path;
 use rustix::fs::FileType;
 
 use super::freeze::Frozen;
+use super::sheet::Seen;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kinds::contents::{Content, Nameless};
 use crate::kinds::event::Event;
@@ -83,18 +84,6 @@ pub(crate) struct Table {
     pub(crate) locks: Vec<(i32, Lock)>,
 }
 
-/// A descriptor as procfs shows it.
-struct Seen {
-    pid: i32,
-    fd: i32,
-    at: String,
-    link: Vec<u8>,
-    info: String,
-    meta: Metadata,
-    flags: i32,
-    position: u64,
-}
-
 impl Collector {
     pub(crate) fn new() -> Self {
         Self { stdio: Stdio::ours(), inherited: inherited(), ..Self::default() }
@@ -125,13 +114,13 @@ impl Collector {
         self.inherited.retain(|inode, _| !inside.contains(inode));
     }
 
-    /// The descriptor table of a frozen process; `links` says where each descriptor leads.
-    pub(crate) fn descriptors(&mut self, pid: i32, links: Vec<(i32, Vec<u8>)>) -> Result<Table> {
+    /// The descriptor table of a frozen process.
+    pub(super) fn descriptors(&mut self, pid: i32, all: &[Seen]) -> Result<Table> {
         let mut table = Table::default();
         let mut locked = HashSet::new();
-        for (fd, link) in links {
-            let seen = look(pid, fd, link)?;
-            let file = self.file(&seen)?;
+        for seen in all {
+            let fd = seen.fd;
+            let file = self.file(seen)?;
             let close_on_exec = seen.flags & libc::O_CLOEXEC != 0;
             table.descriptors.push(Descriptor { fd, file, close_on_exec });
             // A record lock shows up at every descriptor for its file.
@@ -436,17 +425,6 @@ fn inherited() -> HashMap<Inode, i32> {
         }
     }
     found
-}
-
-fn look(pid: i32, fd: i32, link: Vec<u8>) -> Result<Seen> {
-    let at = format!("/proc/{pid}/fd/{fd}");
-    let info = proc::read(pid, &format!("fdinfo/{fd}"))?;
-    let info = String::from_utf8_lossy(&info).into_owned();
-    let meta = fs::metadata(&at).map_err(|e| Error::os(format!("cannot look at {at}"), e))?;
-    let (position, flags) = file::position_and_flags(&info).ok_or_else(|| {
-        Error::new(ErrorKind::Os, format!("cannot understand /proc/{pid}/fdinfo/{fd}"))
-    })?;
-    Ok(Seen { pid, fd, at, link, info, meta, flags, position })
 }
 
 /// Devices that are the same whenever they are opened: null, zero, full, random, urandom, and the

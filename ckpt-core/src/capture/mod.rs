@@ -10,6 +10,7 @@ mod pause;
 pub(crate) mod plan;
 pub(crate) mod processes;
 pub(crate) mod refuse;
+mod sheet;
 pub(crate) mod sieve;
 mod states;
 pub(crate) mod stream;
@@ -201,7 +202,9 @@ fn take(
     }
     let header = image::NewHeader { job: job.id, generation };
     let mut writer = Writer::create(&options.dir, &name, &header, options.level)?;
+    tracing::debug!(since = ?started.elapsed(), "begun");
     let taken = freeze_and_copy(job, options, (observer, gate), (&writer, base.as_ref()))?;
+    tracing::debug!(since = ?started.elapsed(), "streamed");
 
     let mut snapshot = taken.snapshot;
     restorable(&snapshot)?;
@@ -225,8 +228,10 @@ fn take(
     }
     let id = writer.header().id;
     let finished = writer.finish()?;
+    tracing::debug!(since = ?started.elapsed(), "durable");
     gate.pass(Step::Durable)?;
     let published = finished.publish()?;
+    tracing::debug!(since = ?started.elapsed(), "published");
     job.watches.since(id);
     drop(base);
     let alone = gate.published(generation, &published.path).err();
@@ -301,6 +306,7 @@ fn freeze_and_copy(
     let mut files = Collector::new();
     let features = cpu::features();
     let mut room = pause::Room::after(job.held);
+    tracing::debug!("looked at before");
     let stopped = Instant::now();
     let mut frozen = freeze::freeze(family, options.freeze_timeout)?;
     before.cut_short = std::mem::take(&mut frozen.cut_short);

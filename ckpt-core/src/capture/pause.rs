@@ -38,9 +38,9 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// For somewhat more than the last pause needed.
+    /// For somewhat more than the last pause needed; 0 if there was none.
     pub(crate) fn after(last: u64) -> Self {
-        let bytes = (last + last / 4).clamp(LITTLE, HELD) as usize;
+        let bytes = if last == 0 { LITTLE } else { (last + last / 4).min(HELD) } as usize;
         Self { free: MmapOptions::new().len(bytes).populate().map_anon().ok(), used: 0 }
     }
 

@@ -7,12 +7,13 @@ use super::files::{Collector, Place, Table};
 use super::freeze::{Frozen, FrozenProcess};
 use super::plan::Plan;
 use super::refuse;
+use super::sheet::{Seen, Sheet, Sheets};
 use super::states::States;
 use super::watch::Watches;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kinds::Hand;
 use crate::kinds::asks::Asks;
-use crate::kinds::call::{Interrupted, Seen, Standing};
+use crate::kinds::call::{self, Interrupted, Standing};
 use crate::kinds::credentials::Credentials;
 use crate::kinds::memory::{AddressSpace, Area};
 use crate::kinds::process::Attributes;
@@ -32,7 +33,7 @@ use crate::snapshot::{Launcher, Life, Live, Process};
 pub(crate) type AreaFlags = HashMap<i32, maps::Flags>;
 
 /// What was seen of each task before the freeze.
-pub(crate) type Sightings = HashMap<i32, Seen>;
+pub(crate) type Sightings = HashMap<i32, call::Seen>;
 
 /// What is known from before the freeze.
 pub(crate) struct Before<'a> {
@@ -70,7 +71,7 @@ impl<'a> Before<'a> {
             // Whatever ends meanwhile, or is new at the freeze, just goes without.
             before.flags.extend(maps::flags(pid).ok().map(|flags| (pid, flags)));
             for tid in proc::tasks(pid).unwrap_or_default() {
-                before.seen.extend(Seen::look(pid, tid).map(|seen| (tid, seen)));
+                before.seen.extend(call::Seen::look(pid, tid).map(|seen| (tid, seen)));
             }
         }
         before
@@ -103,15 +104,19 @@ pub(crate) fn capture(
         let checked = refuse::check(process, parent, &launcher.credentials, &before.states);
         checked.map_err(|e| e.of_process(process.pid, &proc::comm(process.pid)))?;
     }
+    let sheets = Sheets::of(frozen);
     let mut processes = Vec::new();
-    for process in &frozen.processes {
-        let index = processes.len() as u32;
-        let whose = |e: Error| e.of_process(process.pid, &proc::comm(process.pid));
-        let credentials = Credentials::told(&*before.states.status(process.pid)?)?;
-        let live = live(process, index, credentials, before, files, plan).map_err(whose)?;
-        let name = live.tasks.first().map(|task| task.name.clone()).unwrap_or_default();
-        processes.push(outline(process.pid, name, Life::Alive(Box::new(live)), frozen, before)?);
-    }
+    sheets.with(|| {
+        for (index, process) in frozen.processes.iter().enumerate() {
+            let pid = process.pid;
+            let live =
+                sheets.take(index).and_then(|it| live(process, index, it, before, files, plan));
+            let live = live.map_err(|e| e.of_process(pid, &proc::comm(pid)))?;
+            let name = live.tasks.first().map(|task| task.name.clone()).unwrap_or_default();
+            processes.push(outline(pid, name, Life::Alive(Box::new(live)), frozen, before)?);
+        }
+        Ok::<_, Error>(())
+    })?;
     files.find_watched()?;
     for &pid in &frozen.zombies {
         let status = proc::stat(pid)?.exit_code.unwrap_or_default();
@@ -140,52 +145,40 @@ fn outline(
     })
 }
 
-fn task_name(pid: i32, tid: i32) -> Result<Vec<u8>> {
-    let mut name = proc::read(pid, &format!("task/{tid}/comm"))?;
-    name.pop();
-    Ok(name)
-}
-
 fn live(
     process: &FrozenProcess,
-    index: u32,
-    credentials: Credentials,
+    index: usize,
+    sheet: Sheet,
     before: &mut Before<'_>,
     files: &mut Collector,
     plan: &mut Plan,
 ) -> Result<Live> {
     let pid = process.pid;
     let memory = Memory::open(pid)?;
-    let maps = maps::read(pid)?;
+    let Sheet { maps, names, mut descriptors, attributes, space } = sheet;
     let (caught, _) = before.states.status(pid)?.dispositions()?;
     let site = Site::find(&maps, &memory)?.with_handlers(caught);
     let leader = &process.tasks[0];
     let pending = ptrace::pending(leader.tid(), true)
         .map_err(|e| leader.failed("read the process' pending signals", e))?;
     let mut tasks = Vec::with_capacity(process.tasks.len());
-    for stopped in &process.tasks {
+    for (stopped, name) in process.tasks.iter().zip(names) {
         let tid = stopped.tid();
         let seen = (before.seen.get(&tid).copied(), before.cut_short.get(&tid).copied());
         let call = Interrupted::capture(pid, stopped, &memory, seen, before.standing)?;
-        tasks.push(Task::capture(
-            stopped,
-            before.states.status(tid)?.inner_pid()?,
-            task_name(pid, tid)?,
-            call,
-        )?);
+        tasks.push(Task::capture(stopped, before.states.status(tid)?.inner_pid()?, name, call)?);
     }
-    let links = links(pid)?;
-    settle_timers(process, &memory, site, &links)?;
-    let Table { descriptors, locks } = files.descriptors(pid, links)?;
+    settle_timers(process, &memory, site, &mut descriptors)?;
+    let Table { descriptors, locks } = files.descriptors(pid, &descriptors)?;
     let flags = area_flags(pid, &maps, before)?;
     let is_large = before.states.status(pid)?.private_bytes() >= LARGE;
-    let whose = (pid, index, is_large);
+    let whose = (pid, index as u32, is_large);
     let areas = areas(whose, (&maps, &flags), before.watches, files, plan)?;
 
     let mut live = Live {
-        space: AddressSpace::default(),
-        attributes: Attributes::default(),
-        credentials,
+        space,
+        attributes,
+        credentials: Credentials::told(&*before.states.status(pid)?)?,
         dispositions: Vec::new(),
         pending,
         timers: Timers::default(),
@@ -198,34 +191,29 @@ fn live(
     Ok(live)
 }
 
-/// Where each descriptor of a process leads.
-fn links(pid: i32) -> Result<Vec<(i32, Vec<u8>)>> {
-    let link = |fd| Ok((fd, proc::link(pid, &format!("fd/{fd}"))?));
-    proc::descriptors(pid)?.into_iter().map(link).collect()
-}
-
 /// A periodic timerfd that nobody reads stands still after its first tick. Asked for its time
 /// (timerfd_gettime(2)), the kernel notes all the ticks that it owes, and takes none away.
 fn settle_timers(
     process: &FrozenProcess,
     memory: &Memory,
     site: Site,
-    links: &[(i32, Vec<u8>)],
+    descriptors: &mut [Seen],
 ) -> Result<()> {
-    let timers = links.iter().filter(|(_, link)| link == b"anon_inode:[timerfd]");
-    let timers: Vec<i32> = timers.map(|(fd, _)| *fd).collect();
+    let mut timers: Vec<&mut Seen> = descriptors.iter_mut().filter(|it| it.is_timer()).collect();
     if timers.is_empty() {
         return Ok(());
     }
     let remote = Remote::begin(&process.tasks[0], memory, site)?;
     let scratch = Scratch::map(&remote)?;
     let hand = Hand { remote: &remote, memory, scratch };
-    let asked = timers.iter().try_for_each(|&fd| {
-        hand.ask::<4>("read a timerfd", libc::SYS_timerfd_gettime, &[fd as u64, 0], 1).map(drop)
+    let asked = timers.iter().try_for_each(|timer| {
+        let arguments = [timer.fd as u64, 0];
+        hand.ask::<4>("read a timerfd", libc::SYS_timerfd_gettime, &arguments, 1).map(drop)
     });
     scratch.free(&remote)?;
     remote.end()?;
-    asked
+    asked?;
+    timers.iter_mut().try_for_each(|timer| timer.again())
 }
 
 /// Lets each task answer what only it can, with one scratch page for all of them. One task is on
@@ -307,8 +295,9 @@ fn ask_process(
     maps: &[Map],
 ) -> Result<()> {
     // First of all: it shows in memory that nobody has touched yet.
-    live.attributes = Attributes::capture(hand, pid, stopped, status)?;
-    live.space = AddressSpace::capture(hand.memory, pid, maps)?;
+    live.attributes.capture(hand, pid, status)?;
+    live.attributes.stopped = stopped;
+    live.space.capture(hand.memory, maps)?;
     let mut asks = Asks::default();
     let task = Task::ask(&mut asks);
     let space = AddressSpace::ask(&mut asks);

@@ -20,6 +20,8 @@ use crate::snapshot::pages::{BlockPages, Hash, Object, PageIndex, PageRun};
 
 /// Bytes that are read at once.
 const PIECE: u64 = 256 * 1024;
+/// Fewer are not worth a worker's turn.
+const LEAST: u64 = 64 * 1024;
 /// How workers step back while the job runs: enough that it hardly notices, and little enough that a copy
 /// of it does not stay for long.
 const NICE: i32 = 5;
@@ -60,7 +62,10 @@ pub(crate) fn write(
     means: &Means,
     observer: &dyn Observer,
 ) -> Result<(Found, Streamed)> {
-    let pieces = pieces(&plan.extents);
+    let (count, total) = (workers(means.workers), plan.total());
+    // Of little memory each worker gets its part, too.
+    let even = total.div_ceil(2 * count as u64).next_multiple_of(PAGE);
+    let pieces = pieces(&plan.extents, even.clamp(LEAST, PIECE));
     let shared = Shared {
         plan,
         image,
@@ -70,12 +75,11 @@ pub(crate) fn write(
         stop: AtomicBool::new(false),
         done: AtomicU64::new(0),
         stored: AtomicU64::new(0),
-        total: plan.total(),
+        total,
         found: Mutex::default(),
         observer,
     };
-    let count = workers(means.workers).min(pieces.len().max(1));
-    in_parallel(count, || {
+    in_parallel(count.min(pieces.len().max(1)), || {
         if means.beside {
             be_nice(NICE);
         }
@@ -99,7 +103,7 @@ fn unwritten(sieve: &Sieve<'_>, clean: &Clean, elsewhere: &mut Elsewhere) {
 }
 
 /// Cuts and joins extents to pieces that are read at once.
-fn pieces(extents: &[Extent]) -> Vec<Vec<Extent>> {
+fn pieces(extents: &[Extent], size: u64) -> Vec<Vec<Extent>> {
     let mut pieces: Vec<Vec<Extent>> = Vec::new();
     let mut room = 0;
     for extent in extents {
@@ -107,7 +111,7 @@ fn pieces(extents: &[Extent]) -> Vec<Vec<Extent>> {
         while rest.length > 0 {
             if room == 0 {
                 pieces.push(Vec::new());
-                room = PIECE;
+                room = size;
             }
             let length = rest.length.min(room);
             if let Some(piece) = pieces.last_mut() {
@@ -263,7 +267,7 @@ mod tests {
         let sieve =
             Sieve { job: JobId(3), base: None, memories: Vec::new(), hashes: true, seen: None };
         let (mut kept, mut elsewhere) = (Kept::default(), Elsewhere::new());
-        for piece in pieces(&plan) {
+        for piece in pieces(&plan, PIECE) {
             for part in piece {
                 let first = (part.address - if part.length == 10 { 0 } else { 1 << 20 }) / PAGE;
                 let pages = part.length.div_ceil(PAGE) as usize;
@@ -282,7 +286,7 @@ mod tests {
     #[test]
     fn pieces_cover_every_byte_once() {
         let extents = [extent(0, 3 * PIECE + 5), extent(1 << 40, 7), extent(1 << 41, PIECE)];
-        let pieces = pieces(&extents);
+        let pieces = pieces(&extents, PIECE);
         assert!(pieces.iter().all(|p| p.iter().map(|e| e.length).sum::<u64>() <= PIECE));
         let total: u64 = pieces.iter().flatten().map(|e| e.length).sum();
         assert_eq!(total, 4 * PIECE + 12);

@@ -94,17 +94,11 @@ impl AddressSpace {
         self.fields[BRK]
     }
 
-    /// Reads everything but that and the areas, which [`Area::capture`] makes of the maps.
-    pub(crate) fn capture(memory: &Memory, pid: i32, maps: &[Map]) -> Result<Self> {
+    /// What procfs tells of it: everything but the break, the vDSO and the areas, which [`Area::capture`] makes
+    /// of the maps.
+    pub(crate) fn told(pid: i32) -> Result<Self> {
         let stat = proc::stat(pid)?;
         let some = |field: Option<u64>| field.unwrap_or_default();
-        let vdso = maps.iter().find(|map| map.kind == Kind::Vdso);
-        let mut image = Vec::new();
-        if let Some(map) = vdso {
-            image.resize((map.end - map.start) as usize, 0);
-            memory.read_exact(map.start, &mut image)?;
-            crate::os::remote::erase_stub(&mut image);
-        }
         let program = proc::link(pid, "exe")?;
         if program.ends_with(b" (deleted)") {
             let what = format!("the program {} was deleted", String::from_utf8_lossy(&program));
@@ -127,14 +121,21 @@ impl AddressSpace {
                 some(stat.env_end),
             ],
             auxv: proc::read(pid, "auxv")?,
-            areas: Vec::new(),
-            vdso: (vdso.map_or(0, |map| map.start), image),
-            vvar: maps
-                .iter()
-                .filter(|map| map.kind == Kind::Vvar)
-                .map(|map| (map.start, map.end))
-                .collect(),
+            ..Self::default()
         })
+    }
+
+    /// Reads the vDSO.
+    pub(crate) fn capture(&mut self, memory: &Memory, maps: &[Map]) -> Result<()> {
+        if let Some(map) = maps.iter().find(|map| map.kind == Kind::Vdso) {
+            let mut image = vec![0; (map.end - map.start) as usize];
+            memory.read_exact(map.start, &mut image)?;
+            crate::os::remote::erase_stub(&mut image);
+            self.vdso = (map.start, image);
+        }
+        let data = maps.iter().filter(|map| map.kind == Kind::Vvar);
+        self.vvar = data.map(|map| (map.start, map.end)).collect();
+        Ok(())
     }
 
     /// Empties a freshly executed process, puts the vDSO where it belongs and maps a scratch page

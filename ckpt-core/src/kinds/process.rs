@@ -67,30 +67,27 @@ impl Attributes {
         Ok(())
     }
 
-    /// Reads what can be read of them; `pid` is the process' number as seen from here, and `status`
-    /// what was told of it before the scratch page was there, which nobody may have touched.
-    pub(crate) fn capture(
-        hand: &Hand<'_>,
-        pid: i32,
-        stopped: bool,
-        status: &Status,
-    ) -> Result<Self> {
-        let locks_future = locks_future(hand, pid, status)?;
+    /// What procfs tells of them; `pid` is the process' number as seen from here.
+    pub(crate) fn told(pid: i32) -> Result<Self> {
         let text = |file: &str| {
             Ok::<_, Error>(String::from_utf8_lossy(&proc::read(pid, file)?).trim().to_owned())
         };
         Ok(Self {
             cwd: directory(pid)?,
             root: proc::link(pid, "root")?,
-            umask: status.umask().unwrap_or(0o22),
             limits: sched::limits(pid).map_err(|e| Error::os("cannot read the limits", e))?,
             personality: u32::from_str_radix(&text("personality")?, 16).unwrap_or_default(),
-            no_new_privs: status.number("NoNewPrivs") == Some(1),
             oom_score_adj: text("oom_score_adj")?.parse().unwrap_or_default(),
-            locks_future,
-            stopped,
             ..Self::default()
         })
+    }
+
+    /// Finds out what a scratch page shows that nobody may have touched; `status` is from before it was there.
+    pub(crate) fn capture(&mut self, hand: &Hand<'_>, pid: i32, status: &Status) -> Result<()> {
+        self.locks_future = locks_future(hand, pid, status)?;
+        self.umask = status.umask().unwrap_or(0o22);
+        self.no_new_privs = status.number("NoNewPrivs") == Some(1);
+        Ok(())
     }
 
     /// Asks for the others.

@@ -58,6 +58,8 @@ pub(crate) struct Body<'a> {
     tasks: Vec<Stopped>,
     site: Site,
     scratch: Scratch,
+    /// Where the vDSO ends; 0 without one.
+    vdso_end: u64,
     /// The socket's number there, and our end.
     socket: (i32, &'a OwnedFd),
 }
@@ -84,7 +86,11 @@ impl<'a> Body<'a> {
         };
         let end = live.space.vdso.0 + live.space.vdso.1.len() as u64;
         let site = site.with_room(end, &memory)?;
-        Ok(Self { process, live, pid, memory, tasks: vec![leader], site, scratch, socket })
+        // Looked at while there are few areas.
+        let maps = maps::read(pid)?;
+        let vdso_end = maps.iter().find(|map| map.kind == Kind::Vdso).map_or(0, |map| map.end);
+        let tasks = vec![leader];
+        Ok(Self { process, live, pid, memory, tasks, site, scratch, vdso_end, socket })
     }
 
     /// Runs `work` with the task of this index on loan.
@@ -322,9 +328,7 @@ impl<'a> Body<'a> {
 
     /// Brings every task to the point where it goes on by itself.
     pub(crate) fn poise(&self) -> Result<()> {
-        let maps = maps::read(self.pid)?;
-        let vdso = maps.iter().find(|map| map.kind == Kind::Vdso);
-        let spare = vdso.map_or(0, |map| map.end - 32);
+        let spare = self.vdso_end.saturating_sub(32);
         self.with(0, |hand, _| self.live.attributes.close(hand))?;
         let mut site = self.site;
         site.clean(&self.memory)?;
