@@ -58,7 +58,7 @@ pub const ALL: &[Payload] = &[
     new("counted", Kind::C(&[])),
     new("lazy", Kind::C(&[])),
     new("critical", Kind::C(&[])),
-    new("dense", Kind::C(&[])),
+    new("filled", Kind::C(&[])),
     new("dmtcp_api", Kind::C(&["-fPIC"])),
 ];
 

@@ -225,6 +225,13 @@ impl Run {
         self.folder.path().join("output")
     }
 
+    /// The job's processes.
+    pub fn processes(&self) -> Vec<i32> {
+        let mut pids = tree::descendants(self.supervisor());
+        pids.retain(|pid| tree::has_variable(*pid, &self.tag));
+        pids
+    }
+
     /// PID of the launcher or restorer.
     pub fn supervisor(&self) -> i32 {
         self.supervisor.id() as i32
@@ -361,11 +368,6 @@ impl Run {
         let log = format!("life-{}.log", self.lives);
         self.supervisor = spawn(command, &self.payload, &self.tag, self.folder.path(), &log);
         self.lives += 1;
-    }
-
-    /// Restarts go by this command from now on, which root starts.
-    pub fn wrap(&mut self, wrapper: &[&str]) {
-        self.wrapper = wrapper.iter().map(ToString::to_string).collect();
     }
 
     /// Restarts no longer go by the wrapper.

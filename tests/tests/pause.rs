@@ -65,20 +65,24 @@ fn nothing_is_left_to_the_next_one() {
 struct Group(std::path::PathBuf);
 
 impl Group {
-    /// None where there is no memory controller, or we may not make a group.
-    fn new(limit: u64) -> Option<Self> {
+    /// Of one of these: a controller's folder and a file in it. None where there is no such controller, or we
+    /// may not make a group.
+    fn new(limits: &[(&str, &str)], limit: u64) -> Option<Self> {
         let folder = format!("ckpt-test-{}", std::process::id());
-        let (one, two) = ("/sys/fs/cgroup/memory", "/sys/fs/cgroup");
-        for (root, file) in [(one, "memory.limit_in_bytes"), (two, "memory.max")] {
+        for (root, file) in limits {
             let group = std::path::Path::new(root).join(&folder);
             if std::fs::create_dir(&group).is_ok() {
                 let group = Self(group);
-                if std::fs::write(group.0.join(file), limit.to_string()).is_ok() {
+                if group.set(file, limit).is_ok() {
                     return Some(group);
                 }
             }
         }
         None
+    }
+
+    fn set(&self, file: &str, value: u64) -> std::io::Result<()> {
+        std::fs::write(self.0.join(file), value.to_string())
     }
 }
 
@@ -92,7 +96,9 @@ impl Drop for Group {
 #[test]
 fn no_copy_where_memory_is_limited() {
     let Some(root) = User::root() else { return };
-    let Some(group) = Group::new(110 << 20) else {
+    let (one, two) = ("/sys/fs/cgroup/memory", "/sys/fs/cgroup");
+    let limits = [(one, "memory.limit_in_bytes"), (two, "memory.max")];
+    let Some(group) = Group::new(&limits, 110 << 20) else {
         println!("left out: no memory controller");
         return;
     };
@@ -104,6 +110,39 @@ fn no_copy_where_memory_is_limited() {
     run.checkpoint().unwrap_or_else(|e| panic!("status {}: {}", e.status, e.message));
     let log = run.log();
     assert!(log.contains(STANDS) && log.contains("no room for a copy"), "{log}");
+    run.kill();
+    run.restore(From::Directory);
+    run.end().must_equal(&expected);
+}
+
+/// One copy of two can be made, and is not left over.
+#[test]
+fn no_copy_where_processes_are_limited() {
+    let Some(root) = User::root() else { return };
+    let limits = [("/sys/fs/cgroup/pids", "pids.max"), ("/sys/fs/cgroup", "pids.max")];
+    let Some(group) = Group::new(&limits, 1000) else {
+        println!("left out: no pids controller");
+        return;
+    };
+    let expected = undisturbed(payload("changes"), &root);
+    let mut run = Run::start(payload("changes"), &root);
+    assert!(run.reaches(3) && run.answers());
+    // It, its child, and now and then one more.
+    for pid in run.processes() {
+        group.set("cgroup.procs", pid as u64).expect("it is there");
+    }
+    // One that makes the copy, for each of them; and one copy.
+    group.set("pids.max", 5).expect("it is ours");
+    run.checkpoint().unwrap_or_else(|e| panic!("status {}: {}", e.status, e.message));
+    let log = run.log();
+    assert!(log.contains(STANDS) && log.contains("no copy of it"), "{log}");
+    group.set("pids.max", 1000).expect("it is ours");
+    let before = log.len();
+    run.checkpoint().unwrap_or_else(|e| panic!("status {}: {}", e.status, e.message));
+    let log = run.log().split_off(before);
+    assert!(!log.contains(STANDS) && !log.contains("zombie"), "{log}");
+    let few = [2, 3].map(|count| format!("frozen processes={count} "));
+    assert!(few.iter().any(|few| log.contains(few)), "{log}");
     run.kill();
     run.restore(From::Directory);
     run.end().must_equal(&expected);

@@ -256,8 +256,9 @@ impl Collector {
 
     /// A file that its path leads to; refused if the path leads elsewhere or nowhere.
     fn named(&self, seen: &Seen) -> Result<What> {
-        let of_process = procfs::captured(&seen.link, seen.meta.dev(), &self.job);
-        if let Some(path) = of_process.map_err(|(why, help)| unsupported(seen, why, help))? {
+        let help = "close it before the checkpoint";
+        let of_process = procfs::captured(&seen.link, seen.meta.dev(), (seen.pid, &self.job));
+        if let Some(path) = of_process.map_err(|why| unsupported(seen, why, help))? {
             return Ok(What::Named(Named::of(&path, &seen.meta)));
         }
         let path = Path::new(std::ffi::OsStr::from_bytes(&seen.link));
@@ -271,11 +272,7 @@ impl Collector {
             Ok(meta) if meta.ino() == seen.meta.ino() || in_proc => {
                 Ok(What::Named(Named::of(&seen.link, &seen.meta)))
             }
-            _ => Err(unsupported(
-                seen,
-                "cannot be opened again by this name",
-                "close it before the checkpoint",
-            )),
+            _ => Err(unsupported(seen, "cannot be opened again by this name", help)),
         }
     }
 

@@ -40,8 +40,12 @@ pub(crate) struct Room {
 impl Room {
     /// For somewhat more than the last pause needed; 0 if there was none.
     pub(crate) fn after(last: u64) -> Self {
-        let bytes = if last == 0 { LITTLE } else { (last + last / 4).min(HELD) } as usize;
-        Self { free: MmapOptions::new().len(bytes).populate().map_anon().ok(), used: 0 }
+        let bytes = if last == 0 { LITTLE } else { (last + last / 4).min(HELD) };
+        let own = std::process::id().cast_signed();
+        // Where there is hardly any, what is not needed must not be taken.
+        let free = (headroom::left(own) >= bytes.saturating_add(RESERVE))
+            .then(|| MmapOptions::new().len(bytes as usize).populate().map_anon().ok());
+        Self { free: free.flatten(), used: 0 }
     }
 
     fn take(&mut self, bytes: usize) -> Result<MmapMut> {

@@ -40,10 +40,14 @@ impl Twin {
             let sites: Vec<Site> = between.iter().map(|child| child.site).collect();
             Ok(sites.into_iter().zip(forks(between)?))
         })?;
-        let withdraw = |(site, twin): (Site, Self)| twin.withdraw(site).map(|()| twin);
-        let twins = twins.map(withdraw).collect();
+        // Only now can those be buried that are there though another is not: who made them is gone.
+        let withdraw = |(site, twin): (Site, Result<Self>)| {
+            let twin = twin?;
+            twin.withdraw(site).map(|()| twin)
+        };
+        let twins: Vec<Result<Self>> = twins.map(withdraw).collect();
         tracing::debug!(count = processes.len(), took = ?begun.elapsed(), "twins");
-        twins
+        twins.into_iter().collect()
     }
 
     /// Lets go of whatever the copy holds that others could notice.
@@ -130,8 +134,8 @@ pub(crate) fn by_children<T>(
     buried.into_iter().collect::<Result<()>>().and(done)
 }
 
-/// Those in between make the twins.
-fn forks(between: &[Child<'_>]) -> Result<Vec<Twin>> {
+/// Those in between make the twins, or not all.
+fn forks(between: &[Child<'_>]) -> Result<Vec<Result<Twin>>> {
     let options = libc::PTRACE_O_EXITKILL;
     let remotes = between.iter().map(Child::remote).collect::<Result<Vec<_>>>()?;
     remotes.iter().try_for_each(|remote| remote.begin_child(0, options))?;
@@ -140,8 +144,7 @@ fn forks(between: &[Child<'_>]) -> Result<Vec<Twin>> {
     let finish = |(remote, begun): (&Remote<'_>, Result<()>)| {
         begun.and_then(|()| remote.finish_child(options)).map(|(_, twin)| Twin(Some(twin)))
     };
-    let twins: Vec<Result<Twin>> = remotes.iter().zip(begun).map(finish).collect();
-    twins.into_iter().collect()
+    Ok(remotes.iter().zip(begun).map(finish).collect())
 }
 
 impl Drop for Twin {

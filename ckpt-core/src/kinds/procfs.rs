@@ -4,6 +4,7 @@
 //! An image has the number by which the job knows the process. A checkpoint finds that one, whichever procfs the
 //! job has opened, and a restart opens the file by the number that the process now has as seen from here.
 
+use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use crate::os::proc;
@@ -24,33 +25,43 @@ fn joined(pid: i32, rest: &[u8]) -> Vec<u8> {
 
 /// The path with the number by which the job knows the process; none for a file of no process.
 ///
-/// `link` is where a descriptor leads, `device` the file's, `job` the job's processes as seen from here.
+/// `link` is where a descriptor of process `holder` leads, `device` the file's, `job` the job's processes as seen
+/// from here.
 ///
 /// # Errors
 ///
-/// Why it could not be opened again, and what can be done about it.
+/// Why it could not be opened again.
 pub(crate) fn captured(
     link: &[u8],
     device: u64,
-    job: &[i32],
-) -> Result<Option<Vec<u8>>, (&'static str, &'static str)> {
+    (holder, job): (i32, &[i32]),
+) -> Result<Option<Vec<u8>>, &'static str> {
     let Some((number, rest)) = split(link) else { return Ok(None) };
-    let ours = std::fs::metadata("/proc").is_ok_and(|meta| meta.dev() == device);
     let numbers = |&pid: &i32| Some((pid, proc::inner_pid(pid).ok()?));
-    let found = job
-        .iter()
-        .filter_map(numbers)
-        .find(|&(outer, inner)| number == if ours { outer } else { inner });
-    let Some((_, inner)) = found else {
-        return Err((
-            "is of a process that does not belong to the job, or is no more",
-            "close it before the checkpoint",
-        ));
+    let ours = numbered_as_ours(device, holder)?;
+    let is_it = |&(outer, inner): &(i32, i32)| number == if ours { outer } else { inner };
+    let Some((_, inner)) = job.iter().filter_map(numbers).find(is_it) else {
+        return Err("is of no process of the job's");
     };
     if rest.starts_with(b"/task/") {
-        return Err(("is a thread's file in procfs", "close it before the checkpoint"));
+        return Err("is a thread's file in procfs");
     }
     Ok(Some(joined(inner, rest)))
+}
+
+/// Whether a procfs numbers processes as ours does, or as the job's, which `holder` has at /proc.
+fn numbered_as_ours(device: u64, holder: i32) -> Result<bool, &'static str> {
+    let is_at = |root: &str| fs::metadata(root).is_ok_and(|meta| meta.dev() == device);
+    let theirs = format!("/proc/{holder}/root/proc");
+    if is_at("/proc") {
+        return Ok(true);
+    }
+    if !is_at(&theirs) {
+        return Err("is of another procfs than that at /proc");
+    }
+    // Each mount may have a device of its own. We are in there by our number, by another, or not at all.
+    let own = std::process::id().to_string();
+    Ok(fs::read_link(format!("{theirs}/self")).is_ok_and(|it| it.as_os_str() == own.as_str()))
 }
 
 /// The path by the number that the process has as seen from here; `outer` knows the job's.
@@ -64,7 +75,7 @@ mod tests {
     use super::*;
 
     fn own() -> (i32, u64) {
-        (std::process::id().cast_signed(), std::fs::metadata("/proc").unwrap().dev())
+        (std::process::id().cast_signed(), fs::metadata("/proc").unwrap().dev())
     }
 
     #[test]
@@ -72,12 +83,10 @@ mod tests {
         let (pid, device) = own();
         let inner = proc::inner_pid(pid).unwrap();
         let maps = |pid: i32| format!("/proc/{pid}/maps").into_bytes();
-        assert_eq!(captured(&maps(pid), device, &[pid]), Ok(Some(maps(inner))));
-        // Of another procfs: of the job's PID namespace.
-        assert_eq!(captured(&maps(inner), device + 1, &[pid]), Ok(Some(maps(inner))));
+        assert_eq!(captured(&maps(pid), device, (pid, &[pid])), Ok(Some(maps(inner))));
         assert_eq!(here(&maps(inner), &|_| Some(7)), Some(maps(7)));
         let folder = format!("/proc/{pid}").into_bytes();
-        let found = captured(&folder, device, &[pid]);
+        let found = captured(&folder, device, (pid, &[pid]));
         assert_eq!(found, Ok(Some(format!("/proc/{inner}").into_bytes())));
     }
 
@@ -85,7 +94,7 @@ mod tests {
     fn of_no_process() {
         let (pid, device) = own();
         for path in ["/proc/meminfo", "/proc", "/proc/sys/kernel/pid_max", "/proceedings/7/a"] {
-            assert_eq!(captured(path.as_bytes(), device, &[pid]), Ok(None));
+            assert_eq!(captured(path.as_bytes(), device, (pid, &[pid])), Ok(None));
             assert_eq!(here(path.as_bytes(), &|_| Some(7)), None);
         }
     }
@@ -93,9 +102,11 @@ mod tests {
     #[test]
     fn of_others_and_of_threads() {
         let (pid, device) = own();
-        let refused =
-            |path: String, job: &[i32]| captured(path.as_bytes(), device, job).unwrap_err().0;
-        assert!(refused("/proc/1/stat".into(), &[pid]).contains("belong"));
-        assert!(refused(format!("/proc/{pid}/task/{pid}/stat"), &[pid]).contains("thread"));
+        let refused = |path: String, device: u64| {
+            captured(path.as_bytes(), device, (pid, &[pid])).unwrap_err()
+        };
+        assert!(refused("/proc/1/stat".into(), device).contains("no process"));
+        assert!(refused(format!("/proc/{pid}/task/{pid}/stat"), device).contains("thread"));
+        assert!(refused(format!("/proc/{pid}/stat"), device + 1).contains("another procfs"));
     }
 }

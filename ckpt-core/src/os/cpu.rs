@@ -63,20 +63,11 @@ pub(crate) fn level() -> u8 {
 /// Lets several threads do the same work, which they share among themselves; the calling thread
 /// does its part, and all of it where no thread can be had.
 pub(crate) fn in_parallel(count: usize, work: impl Fn() -> Result<()> + Sync) -> Result<()> {
-    in_parallel_after(|| Ok(()), count, work)
-}
-
-/// The same, when the calling thread has something to do `first`.
-pub(crate) fn in_parallel_after(
-    first: impl FnOnce() -> Result<()>,
-    count: usize,
-    work: impl Fn() -> Result<()> + Sync,
-) -> Result<()> {
     std::thread::scope(|scope| {
         let others: Vec<_> = (1..count)
             .map_while(|_| std::thread::Builder::new().spawn_scoped(scope, &work).ok())
             .collect();
-        let own = first().and_then(|()| work());
+        let own = work();
         let lost = || Error::new(ErrorKind::Internal, "a worker ended");
         let joined = others.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(lost())));
         own.and(joined.collect())

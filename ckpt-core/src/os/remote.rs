@@ -144,8 +144,8 @@ impl<'a> Remote<'a> {
     }
 
     /// Has the task make a child by clone(2) with these flags, which stands before its first
-    /// instruction; gives its number as the task sees it, too. Should we die on the way, the child
-    /// ends and the task goes on. The child is killed with its tracer only by `options`.
+    /// instruction; gives its number as the task sees it, too. Should we die on the way or later, the child
+    /// ends and the task goes on. With `options` the task itself is traced meanwhile.
     pub(crate) fn clone_child(&self, flags: u64, options: i32) -> Result<(u64, Stopped)> {
         self.begin_child(flags, options)?;
         self.make_child()?;
@@ -169,15 +169,39 @@ impl<'a> Remote<'a> {
     pub(crate) fn finish_child(&self, options: i32) -> Result<(u64, Stopped)> {
         let returned = self.syscall_stop().and_then(|()| self.task.registers());
         let made = returned.and_then(|it| self.checked("make a copy", it.rax as i64));
-        self.trace_with(options)?;
-        self.stub_for(Zero::Result)?;
-        let number = made?;
-        let child = Running::attached(self.event_message() as i32);
-        match child.halt(Instant::now() + CHILD)? {
-            Halt::Stopped(stopped) => Ok((number, stopped.hold())),
-            Halt::Gone | Halt::Late(_) => {
+        let child = made.and_then(|number| Ok((number, self.new_child()?)));
+        // Not before the child ends with us: left alone it would take this for its own result, and go on as
+        // the task does.
+        let done = self.trace_with(options).and_then(|()| self.stub_for(Zero::Result));
+        match (child, done) {
+            (Ok((_, child)), Err(error)) => {
+                child.kill();
+                Err(error)
+            }
+            (child, _) => child,
+        }
+    }
+
+    /// The child that the task has just made, once it stands. It ends with us.
+    fn new_child(&self) -> Result<Stopped> {
+        let pid = self.event_message() as i32;
+        let stopped = match Running::attached(pid).halt(Instant::now() + CHILD)? {
+            Halt::Stopped(stopped) => stopped.hold(),
+            late => {
+                if let Halt::Late(child) = late {
+                    child.kill();
+                }
                 let what = format!("a new child of task {} did not come to a stop", self.tid());
-                Err(Error::new(ErrorKind::Internal, what))
+                return Err(Error::new(ErrorKind::Internal, what));
+            }
+        };
+        let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_EXITKILL;
+        match ptrace::set_options(pid, options) {
+            Ok(()) => Ok(stopped),
+            Err(error) => {
+                let error = stopped.failed("have a child end with us", error);
+                stopped.kill();
+                Err(error)
             }
         }
     }

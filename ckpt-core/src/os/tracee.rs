@@ -96,6 +96,12 @@ impl Running {
         Self { tid, armed: true }
     }
 
+    /// Kills it; nobody waits for its end.
+    pub(crate) fn kill(mut self) {
+        self.armed = false;
+        super::spawn::kill(self.tid, libc::SIGKILL);
+    }
+
     /// Asks it to stop; see [`Self::halt`].
     ///
     /// # Errors

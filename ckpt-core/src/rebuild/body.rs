@@ -18,7 +18,6 @@ use crate::os::mem::Memory;
 use crate::os::ptrace::{self, Status};
 use crate::os::remote::{Remote, Site};
 use crate::os::scratch::Scratch;
-use crate::os::thp::HUGE;
 use crate::os::tracee::{Halt, Running, Stopped};
 use crate::os::uffd::Uffd;
 use crate::os::{fds, numbers, sched, spawn};
@@ -33,9 +32,6 @@ const CLONE_FLAGS: i32 = libc::CLONE_VM
     | libc::CLONE_SIGHAND
     | libc::CLONE_THREAD
     | libc::CLONE_SYSVSEM;
-
-/// `MADV_COLLAPSE`.
-const MADV_COLLAPSE: i32 = 25;
 
 /// Files that are sent to a process at once.
 const BATCH: usize = 64;
@@ -343,25 +339,6 @@ impl<'a> Body<'a> {
             spawn::kill(self.pid, libc::SIGSTOP);
         }
         Ok(())
-    }
-
-    /// Has the kernel make huge pages of a range of an area that is mapped and empty; it is empty still where
-    /// the kernel does not.
-    pub(crate) fn make_huge(&self, start: u64, end: u64) -> Result<bool> {
-        self.early(|hand| {
-            // It collapses what is there, be it a single page.
-            for at in (start..end).step_by(HUGE as usize) {
-                hand.memory.write_all(at, &[0])?;
-            }
-            let advise = |advice: i32| {
-                hand.remote.call(libc::SYS_madvise, &[start, end - start, advice as u64])
-            };
-            let made = advise(MADV_COLLAPSE)? == 0;
-            if !made {
-                advise(libc::MADV_DONTNEED)?;
-            }
-            Ok(made)
-        })
     }
 
     /// A userfaultfd of the process, which is mapped and has no descriptors of its own yet.

@@ -9,11 +9,11 @@ use std::os::fd::OwnedFd;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
 
 use super::body::Body;
-use super::spans::{Span, overlaps, within, without};
+use super::spans::{Span, within};
 use crate::error::{Error, Result};
 use crate::kinds::memory::{Area, Backing};
 use crate::os::fds;
-use crate::os::thp::{self, Policy};
+use crate::os::thp;
 use crate::os::uffd::{Mode, Uffd};
 use crate::snapshot::Snapshot;
 use crate::snapshot::pages::Located;
@@ -22,15 +22,6 @@ use crate::snapshot::pages::Located;
 const LONG: u64 = 256 << 10;
 /// A process that has less than this in such areas is sooner written than asked.
 const MUCH: u64 = 16 << 20;
-
-/// How memory is filled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Filled {
-    /// Written to, as the process would.
-    Written,
-    /// Brought by its userfaultfd.
-    Brought,
-}
 
 /// The userfaultfds of a job in the making. What is missing in their areas is zero once they are
 /// dropped.
@@ -89,9 +80,9 @@ impl Drop for Keeper {
 }
 
 impl Faults {
-    /// Registers the long areas of large processes, which are mapped and empty, `but` some stretches. Where the
-    /// kernel may give huge pages they are left out, as here come small ones; unless there is a keeper, for a
-    /// time in which the job runs.
+    /// Registers the long areas of large processes, which are mapped and empty. Where the kernel may give
+    /// huge pages they are left out, as here come small ones; unless there is a keeper, for a time in which the
+    /// job runs.
     ///
     /// # Errors
     ///
@@ -100,11 +91,10 @@ impl Faults {
         snapshot: &Snapshot,
         bodies: &[Body<'_>],
         located: &[Located],
-        but: &[Span],
         keeper: Option<Keeper>,
     ) -> Result<Self> {
         let all = keeper.is_some();
-        let huge = !all && thp::policy() == Policy::Always;
+        let huge = !all && thp::by_default();
         let is_wanted = |area: &&Area| {
             may_wait(area) && (all || !(huge || area.advice.contains(&libc::MADV_HUGEPAGE)))
         };
@@ -112,12 +102,12 @@ impl Faults {
         for (process, body) in indexed(snapshot, bodies) {
             let areas = body.live.space.areas.iter().filter(is_wanted);
             let span = |area: &Area| Span { process, start: area.start, end: area.end };
-            this.areas.extend(areas.flat_map(|area| without(span(area), but)));
+            this.areas.extend(areas.map(span));
         }
         this.areas.sort_unstable();
         let mut bytes: HashMap<u32, u64> = HashMap::new();
         for span in located.iter().flat_map(|block| &block.runs).filter_map(Span::of) {
-            if within(&this.areas, span) || overlaps(but, span) {
+            if within(&this.areas, span) {
                 *bytes.entry(span.process).or_default() += span.length();
             }
         }
@@ -144,18 +134,6 @@ impl Faults {
     /// All areas, sorted.
     pub(crate) fn areas(&self) -> &[Span] {
         &self.areas
-    }
-
-    /// Registers more of the memory, which is mapped and empty, if that can be; tells how it is to be filled.
-    pub(crate) fn take_over(&self, stretches: &[Span]) -> Filled {
-        let register = |it: &Span| match self.of_process(it.process) {
-            Some(uffd) => uffd.register(it.start, it.end, Mode::Missing),
-            None => Err(io::ErrorKind::Unsupported.into()),
-        };
-        match stretches.iter().try_for_each(register) {
-            Ok(()) => Filled::Brought,
-            Err(_) => Filled::Written,
-        }
     }
 
     /// Brings what is registered, within one area, as the kernel wants it.
@@ -192,7 +170,7 @@ pub(crate) fn indexed<'a, T: Borrow<Body<'a>>>(
 }
 
 /// Whether the kernel leaves an area alone between system calls, but for what is asked of each task.
-pub(crate) fn may_wait(area: &Area) -> bool {
+fn may_wait(area: &Area) -> bool {
     area.backing == Backing::Anonymous
         && !(area.shared || area.grows_down || area.locked)
         && area.guards.is_empty()

@@ -4,7 +4,6 @@ mod alone;
 mod body;
 mod check;
 mod compare;
-mod dense;
 mod faults;
 mod files;
 mod ladder;
@@ -33,7 +32,6 @@ use crate::progress::{Event, Observer};
 use crate::snapshot::{Snapshot, sound, tree};
 
 use body::{Body, Tids};
-use dense::Dense;
 use faults::{Faults, Keeper};
 use files::OpenFiles;
 use ladder::{Grown, Numbers};
@@ -226,13 +224,10 @@ fn furnish(
     tracing::debug!("areas are mapped");
     let workers = options.workers;
     let lazily = keeper.is_some();
-    // Lazily no page comes before its time.
-    let dense =
-        if lazily { Dense::default() } else { Dense::choose(snapshot, bodies, &pages.located) };
-    let faults = faults(snapshot, bodies, (pages, &dense), keeper, observer);
+    let faults = faults(snapshot, bodies, pages, keeper, observer);
     let chosen = || Lazy::choose(snapshot, bodies, &pages.located, &faults);
     let lazy = lazily.then(chosen).flatten();
-    let into = places(snapshot, bodies, &files, (&faults, &dense))?;
+    let into = places(snapshot, bodies, &files, &faults)?;
     let later = |index: usize| lazy.as_ref().is_some_and(|lazy| lazy.has(index));
     let bytes = pages.fill(&later, &into, workers, observer)?;
     drop(into);
@@ -272,8 +267,8 @@ fn furnish(
     if options.cut_appended {
         files.cut_appended()?;
     }
-    let none = (&Faults::default(), &Dense::default());
-    let places = places(snapshot, bodies, &files, none)?;
+    let none = Faults::default();
+    let places = places(snapshot, bodies, &files, &none)?;
     pages.fill_files(&places, workers, observer)?;
     drop(places);
     // Nothing of ours may stay open in between: a reader that waits for the end of a pipe would
@@ -292,13 +287,12 @@ fn furnish(
 fn faults(
     snapshot: &Snapshot,
     bodies: &[Body<'_>],
-    (pages, dense): (&Pages, &Dense),
+    pages: &Pages,
     keeper: Option<Keeper>,
     observer: &dyn Observer,
 ) -> Faults {
     let lazily = keeper.is_some();
-    let faults = Faults::of(snapshot, bodies, &pages.located, dense.stretches(), keeper);
-    faults.unwrap_or_else(|error| {
+    Faults::of(snapshot, bodies, &pages.located, keeper).unwrap_or_else(|error| {
         if lazily {
             let what = format!("not lazily: {error}; all memory is filled first");
             observer.event(Event::Warning(what));
@@ -357,11 +351,11 @@ fn places<'a>(
     snapshot: &Snapshot,
     bodies: &'a [Body<'a>],
     files: &OpenFiles<'a>,
-    (faults, dense): (&'a Faults, &'a Dense),
+    faults: &'a Faults,
 ) -> Result<Places<'a>> {
     let of = |pid: i32| bodies.iter().find(|body| body.process.pid == pid);
     let bodies = snapshot.processes.iter().map(|process| of(process.pid)).collect();
-    Ok(Places { bodies, faults, dense, contents: files.contents()?, mapped: files.mapped()? })
+    Ok(Places { bodies, faults, contents: files.contents()?, mapped: files.mapped()? })
 }
 
 /// Fills the epoll sets, with the disarmed entries or the others.

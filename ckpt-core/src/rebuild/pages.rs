@@ -8,14 +8,13 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::body::Body;
-use super::dense::Dense;
-use super::faults::{Faults, Filled};
+use super::faults::Faults;
 use super::spans::cut;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Ancestors, Reader, Unpacker, Whose};
 use crate::kinds::memory::Backing;
 use crate::os::PAGE;
-use crate::os::cpu::{in_parallel_after, workers};
+use crate::os::cpu::{in_parallel, workers};
 use crate::os::mem::Memory;
 use crate::progress::{Event, Observer};
 use crate::snapshot::Mapped;
@@ -27,8 +26,6 @@ pub(crate) struct Places<'a> {
     pub(crate) bodies: Vec<Option<&'a Body<'a>>>,
     /// Memory that is not written, but brought.
     pub(crate) faults: &'a Faults,
-    /// Memory that becomes huge pages before it is written, if that can be.
-    pub(crate) dense: &'a Dense,
     pub(crate) contents: Vec<File>,
     /// The named files that are mapped, open if they may be written to.
     pub(crate) mapped: Vec<(&'a Mapped, Option<File>)>,
@@ -61,8 +58,7 @@ impl Pages {
         let blocks: Vec<&Located> =
             all.filter(|(index, _)| !left_out(*index)).map(|(_, block)| block).collect();
         let put = |block: &Located, bytes: &[u8]| places.put(block, bytes, false);
-        let first = || places.dense.make(&places.bodies, places.faults);
-        self.decode(&blocks, wanted, observer, first, &put)
+        self.decode(&blocks, wanted, observer, &put)
     }
 
     /// Writes the pages of the user's own files, where they have changed.
@@ -86,7 +82,7 @@ impl Pages {
             return Ok(());
         }
         let put = |block: &Located, bytes: &[u8]| places.put(block, bytes, true);
-        self.decode(&blocks, wanted, observer, || Ok(()), &put).map(drop)
+        self.decode(&blocks, wanted, observer, &put).map(drop)
     }
 
     /// The image.
@@ -100,13 +96,12 @@ impl Pages {
         image.read_block(block.block, unpacker)
     }
 
-    /// Hands each block's bytes to `put`; the calling thread has something to do `first`.
+    /// Hands each block's bytes to `put`.
     fn decode(
         &self,
         blocks: &[&Located],
         wanted: usize,
         observer: &dyn Observer,
-        first: impl FnOnce() -> Result<()>,
         put: &(dyn Fn(&Located, &[u8]) -> Result<()> + Sync),
     ) -> Result<u64> {
         let total = blocks.iter().map(|block| block.bytes()).sum();
@@ -130,8 +125,7 @@ impl Pages {
             }
             Ok(())
         };
-        let first = || first().inspect_err(|_| stop.store(true, Ordering::Relaxed));
-        in_parallel_after(first, workers(wanted).min(blocks.len().max(1)), work)?;
+        in_parallel(workers(wanted).min(blocks.len().max(1)), work)?;
         Ok(total)
     }
 }
@@ -170,23 +164,13 @@ impl Places<'_> {
 
     /// Brings what may be brought, and writes the rest.
     fn write(&self, process: u32, memory: &Memory, at: u64, bytes: &[u8]) -> Result<()> {
-        let fill = |how: Filled, at: u64, bytes: &[u8]| match how {
-            Filled::Written => memory.write_all(at, bytes),
-            Filled::Brought => {
+        for (at, bytes, registered) in cut(self.faults.areas(), process, at, bytes) {
+            if registered {
+                let what = || format!("cannot fill {} bytes of memory at {at:#x}", bytes.len());
                 let brought = self.faults.bring(process, at, bytes);
-                brought.map_err(|e| {
-                    let what = format!("cannot fill {} bytes of memory at {at:#x}", bytes.len());
-                    Error::os(what, e)
-                })
-            }
-        };
-        for (at, bytes, stretch) in cut(self.dense.stretches(), process, at, bytes) {
-            if let Some(index) = stretch {
-                fill(self.dense.filled(index), at, bytes)?;
-                continue;
-            }
-            for (at, bytes, area) in cut(self.faults.areas(), process, at, bytes) {
-                fill(area.map_or(Filled::Written, |_| Filled::Brought), at, bytes)?;
+                brought.map_err(|e| Error::os(what(), e))?;
+            } else {
+                memory.write_all(at, bytes)?;
             }
         }
         Ok(())

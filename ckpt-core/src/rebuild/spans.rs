@@ -35,48 +35,29 @@ impl Span {
 
 /// Those of the sorted, separate `spans` that overlap one.
 pub(crate) fn overlapping(spans: &[Span], one: Span) -> impl Iterator<Item = Span> {
-    numbered(spans, one).map(|(_, it)| it)
-}
-
-/// The same with their indices.
-fn numbered(spans: &[Span], one: Span) -> impl Iterator<Item = (usize, Span)> {
     let first = spans.partition_point(|it| (it.process, it.end) <= (one.process, one.start));
-    let its = move |(index, it): (usize, &Span)| {
-        (first + index, Span { start: it.start.max(one.start), end: it.end.min(one.end), ..one })
-    };
+    let its =
+        move |it: &Span| Span { start: it.start.max(one.start), end: it.end.min(one.end), ..one };
     let overlaps = move |it: &&Span| (it.process, it.start) < (one.process, one.end);
-    spans[first..].iter().take_while(overlaps).enumerate().map(its)
+    spans[first..].iter().take_while(overlaps).map(its)
 }
 
-/// What is left of one without the sorted, separate `spans`.
-pub(crate) fn without(one: Span, spans: &[Span]) -> Vec<Span> {
-    let mut left = Vec::new();
-    let mut start = one.start;
-    for it in overlapping(spans, one) {
-        left.push(Span { start, end: it.start, ..one });
-        start = it.end;
-    }
-    left.push(Span { start, ..one });
-    left.retain(|it| it.start < it.end);
-    left
-}
-
-/// Cuts bytes where the sorted, separate `spans` begin and end; tells in which they lie.
+/// Cuts bytes where the sorted, separate `spans` begin and end; tells which lie in one.
 pub(crate) fn cut<'a>(
     spans: &[Span],
     process: u32,
     start: u64,
     bytes: &'a [u8],
-) -> Vec<(u64, &'a [u8], Option<usize>)> {
+) -> Vec<(u64, &'a [u8], bool)> {
     let one = Span { process, start, end: start.saturating_add(bytes.len() as u64) };
     let (mut at, mut rest, mut parts) = (start, bytes, Vec::new());
-    for (index, span) in numbered(spans, one) {
+    for span in overlapping(spans, one) {
         let (before, from) = rest.split_at((span.start - at) as usize);
         let (its, behind) = from.split_at(span.length() as usize);
-        parts.extend([(at, before, None), (span.start, its, Some(index))]);
+        parts.extend([(at, before, false), (span.start, its, true)]);
         (at, rest) = (span.end, behind);
     }
-    parts.push((at, rest, None));
+    parts.push((at, rest, false));
     parts.retain(|(_, bytes, _)| !bytes.is_empty());
     parts
 }
@@ -115,18 +96,11 @@ mod tests {
     #[test]
     fn ranges_are_cut() {
         let all = [span(0, 10, 20), span(0, 20, 22), span(1, 0, 100)];
-        assert_eq!(without(span(0, 5, 25), &all), [span(0, 5, 10), span(0, 22, 25)]);
-        assert_eq!(without(span(0, 12, 21), &all), []);
-        assert_eq!(without(span(2, 12, 21), &all), [span(2, 12, 21)]);
         let parts = cut(&all, 0, 9, b"abcdefghijklmno");
-        let wanted: [(u64, &[u8], Option<usize>); 4] = [
-            (9, b"a", None),
-            (10, b"bcdefghijk", Some(0)),
-            (20, b"lm", Some(1)),
-            (22, b"no", None),
-        ];
+        let wanted: [(u64, &[u8], bool); 4] =
+            [(9, b"a", false), (10, b"bcdefghijk", true), (20, b"lm", true), (22, b"no", false)];
         assert_eq!(parts, wanted);
-        assert_eq!(cut(&all, 1, 98, b"abc"), [(98, &b"ab"[..], Some(2)), (100, &b"c"[..], None)]);
+        assert_eq!(cut(&all, 1, 98, b"abc"), [(98, &b"ab"[..], true), (100, &b"c"[..], false)]);
     }
 
     #[test]

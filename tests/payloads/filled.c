@@ -1,10 +1,12 @@
-// Memory that a restart may make of huge pages, and memory that it may not: by advice, as it is sparse, as it
-// may not be written to, or in odd places. Once OUTPUT.go is there: what all of it has, and how large it is.
+// Large memory of all kinds: of huge pages and of none, sparse, in odd places, and not to be written to. Once
+// OUTPUT.go is there: what all of it has, how large it is, and whether it can grow.
+#define _GNU_SOURCE
 #include "payload.h"
+#include <glob.h>
 
 enum { PAGE = 4096, MIB = 1 << 20, HUGE = 2 * MIB, LENGTH = 24 * MIB, AREAS = 6 };
 
-static const char *const names[AREAS] = {"dense", "advised", "against", "sparse", "read-only", "odd"};
+static const char *const names[AREAS] = {"plain", "advised", "against", "sparse", "read-only", "odd"};
 
 // A figure of the smaps entry that an address is the beginning of.
 static long figure(const void *area, const char *wanted) {
@@ -23,12 +25,19 @@ static long figure(const void *area, const char *wanted) {
     return value;
 }
 
+// Of any size: the kernel gives more memory then than was asked for.
 static int huge_by_default(void) {
-    char text[64] = "";
-    FILE *file = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "r");
-    if (!file) return 0;
-    int is = fgets(text, sizeof text, file) && strstr(text, "[always]");
-    fclose(file);
+    glob_t found;
+    int is = 0, none = glob("/sys/kernel/mm/transparent_hugepage/enabled", 0, NULL, &found);
+    if (none || glob("/sys/kernel/mm/transparent_hugepage/*/enabled", GLOB_APPEND, NULL, &found) == GLOB_NOSPACE)
+        return 0;
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        char text[64] = "";
+        FILE *file = fopen(found.gl_pathv[i], "r");
+        is |= file && fgets(text, sizeof text, file) && strstr(text, "[always]");
+        if (file) fclose(file);
+    }
+    globfree(&found);
     return is;
 }
 
@@ -65,6 +74,9 @@ int main(int argc, char **argv) {
         if (!strcmp(names[i], "read-only")) continue;
         for (size_t at = 0; at < LENGTH; at += HUGE + 9 * PAGE) areas[i][at + 1] ^= 0x55;
         say("%s %016llx", names[i], (unsigned long long)fnv(1, areas[i], LENGTH));
+        // Only as one area it can.
+        areas[i] = must(mremap(areas[i], LENGTH, LENGTH + HUGE, MREMAP_MAYMOVE));
+        say("%s %016llx", names[i], (unsigned long long)fnv(1, areas[i], LENGTH + HUGE));
     }
     return finish(0);
 }
