@@ -80,8 +80,9 @@ mod tests {
         all.push(own.to_str().unwrap());
         all.dedup();
         assert!(all.len() > 2);
+        // Not every distribution gives its libraries any.
+        assert!(all.iter().any(|path| !told(path).is_empty()), "{all:?}");
         for path in all {
-            assert!(!told(path).is_empty(), "{path}");
             assert_eq!(shown(path.as_bytes()), told(path), "{path}");
         }
     }
