@@ -98,15 +98,38 @@ pub fn verify(path: Option<&Path>, voice: &Voice) -> Result<()> {
     }
     let (mut first, mut good) = (None, HashSet::new());
     for image in images {
-        if let Err(error) = verify_one(&image.path, &mut good, voice) {
+        let is_part =
+            |good: &HashSet<_>| image.header.as_ref().is_ok_and(|it| good.contains(&it.id));
+        match verify_one(&image.path, &mut good, voice) {
+            Ok(()) => {}
+            // It is only there for later ones, which are looked at first: what they do not need is gone.
+            Err(error) if error.kind() == ErrorKind::NotFound && is_part(&good) => {
+                tell_of_part(&image, voice)?;
+            }
             // The last word, and the exit status, are the first failure's.
-            match first {
+            Err(error) => match first {
                 None => first = Some(error),
                 Some(_) => drop(voice.fail(&error)),
-            }
+            },
         }
     }
     first.map_or(Ok(()), Err)
+}
+
+fn tell_of_part(image: &Entry, voice: &Voice) -> Result<()> {
+    if let (true, Ok(header)) = (voice.json(), &image.header) {
+        let mut facts = facts(&image.path, header, image.bytes);
+        facts["good"] = true.into();
+        facts["only_for_later"] = true.into();
+        return print(&format!("{facts}\n"));
+    }
+    if voice.quiet() {
+        return Ok(());
+    }
+    let path = image.path.display();
+    print(&format!(
+        "{path}: good for later generations, which need it; not to be restored itself\n"
+    ))
 }
 
 /// What DMTCP wrote: as far as can be told from outside.

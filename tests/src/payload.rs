@@ -59,6 +59,7 @@ pub const ALL: &[Payload] = &[
     new("lazy", Kind::C(&[])),
     new("critical", Kind::C(&[])),
     new("filled", Kind::C(&[])),
+    new("parts", Kind::C(&[])),
     new("dmtcp_api", Kind::C(&["-fPIC"])),
 ];
 

@@ -268,3 +268,35 @@ fn what_is_built_upon_is_not_merged() {
     run.restore(From::Directory);
     run.end().must_equal(&expected);
 }
+
+/// One that others need, and whose own needs are gone, is no fault of theirs.
+#[test]
+fn a_part_of_later_ones_is_good() {
+    let tell = |run: &mut Run, number: u32| {
+        let told = run.output().with_extension(number.to_string());
+        fs::write(told, "").expect("the folder is ours");
+        assert!(run.says(&format!("part {number}")));
+    };
+    let user = User::ordinary();
+    let mut run = Run::start_flagged(payload("parts"), &user, &["--keep", "1"]);
+    assert!(run.says("part 0"));
+    checkpoint(&run);
+    for number in 1..=3 {
+        tell(&mut run, number);
+        checkpoint(&run);
+    }
+    // The second has the first part as it was once; the third needs that, and the fourth does not.
+    assert_eq!(needs(&run), [0, 2, 2]);
+    run.kill();
+    let said = must(tool(&run, &["verify"], &run.images()));
+    assert!(said.contains("000003.ckpt: good for later generations"), "{said}");
+    let third = run.generations()[1].clone();
+    let output = tool(&run, &["verify"], &third);
+    assert!(!output.status.success(), "by itself it is not: {said}");
+    run.restore(From::Directory);
+    tell(&mut run, 4);
+    let restored = run.end();
+    let mut run = Run::start(payload("parts"), &user);
+    (1..=4).for_each(|number| tell(&mut run, number));
+    restored.must_equal(&run.end());
+}

@@ -2,6 +2,7 @@
 //! checks that block, [`Reader::verify`] checks everything.
 
 use std::fs::File;
+use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bincode::Decode;
+use rustix::fs::Advice;
 
 use super::ancestors::Needed;
 use super::block::{BlockId, Packed, Row, Unpacker};
@@ -139,6 +141,13 @@ impl Reader {
     pub fn read_block<'a>(&self, id: BlockId, unpacker: &'a mut Unpacker) -> Result<&'a [u8]> {
         let row = self.row(id)?;
         unpacker.read(&self.file, id, row).map_err(|flaw| flaw.of(&self.path))
+    }
+
+    /// Has the kernel read a block ahead (posix_fadvise(2)), as far as it likes.
+    pub fn expect_block(&self, id: BlockId) {
+        let Ok(row) = self.row(id) else { return };
+        let length = NonZero::new(u64::from(row.stored));
+        let _ = rustix::fs::fadvise(&self.file, row.offset, length, Advice::WillNeed);
     }
 
     /// A block as it is stored, and the length of its plaintext.

@@ -80,9 +80,7 @@ impl Drop for Keeper {
 }
 
 impl Faults {
-    /// Registers the long areas of large processes, which are mapped and empty. Where the kernel may give
-    /// huge pages they are left out, as here come small ones; unless there is a keeper, for a time in which the
-    /// job runs.
+    /// Registers these areas, which are mapped and empty.
     ///
     /// # Errors
     ///
@@ -90,35 +88,17 @@ impl Faults {
     pub(crate) fn of(
         snapshot: &Snapshot,
         bodies: &[Body<'_>],
-        located: &[Located],
+        areas: Vec<Span>,
         keeper: Option<Keeper>,
     ) -> Result<Self> {
-        let all = keeper.is_some();
-        let huge = !all && thp::by_default();
-        let is_wanted = |area: &&Area| {
-            may_wait(area) && (all || !(huge || area.advice.contains(&libc::MADV_HUGEPAGE)))
-        };
-        let mut this = Self::default();
+        let mut this = Self { areas, ..Self::default() };
         for (process, body) in indexed(snapshot, bodies) {
-            let areas = body.live.space.areas.iter().filter(is_wanted);
-            let span = |area: &Area| Span { process, start: area.start, end: area.end };
-            this.areas.extend(areas.map(span));
-        }
-        this.areas.sort_unstable();
-        let mut bytes: HashMap<u32, u64> = HashMap::new();
-        for span in located.iter().flat_map(|block| &block.runs).filter_map(Span::of) {
-            if within(&this.areas, span) {
-                *bytes.entry(span.process).or_default() += span.length();
-            }
-        }
-        bytes.retain(|_, bytes| *bytes >= MUCH);
-        this.areas.retain(|area| bytes.contains_key(&area.process));
-        for (process, body) in indexed(snapshot, bodies) {
-            if !bytes.contains_key(&process) {
+            let mut its = this.areas.iter().filter(|area| area.process == process).peekable();
+            if its.peek().is_none() {
                 continue;
             }
             let uffd = body.userfault()?;
-            for area in this.areas.iter().filter(|area| area.process == process) {
+            for area in its {
                 let registered = uffd.register(area.start, area.end, Mode::Missing);
                 registered.map_err(|e| Error::os("cannot register memory", e))?;
             }
@@ -155,6 +135,31 @@ impl Faults {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Uffd)> {
         self.by_process.iter().map(|(process, uffd)| (*process, uffd))
     }
+}
+
+/// The areas whose pages are to be brought, sorted: the long ones of large processes. Where the kernel may give
+/// huge pages they are left out, as here come small ones; unless it is for `later`, a time in which the job runs.
+pub(crate) fn brought(snapshot: &Snapshot, located: &[Located], later: bool) -> Vec<Span> {
+    let huge = !later && thp::by_default();
+    let is_wanted = |area: &&Area| {
+        may_wait(area) && (later || !(huge || area.advice.contains(&libc::MADV_HUGEPAGE)))
+    };
+    let mut areas: Vec<Span> = Vec::new();
+    for (process, live) in
+        (0..).zip(&snapshot.processes).filter_map(|(n, it)| Some((n, it.live()?)))
+    {
+        let its = live.space.areas.iter().filter(is_wanted);
+        areas.extend(its.map(|area| Span { process, start: area.start, end: area.end }));
+    }
+    areas.sort_unstable();
+    let mut bytes: HashMap<u32, u64> = HashMap::new();
+    for span in located.iter().flat_map(|block| &block.runs).filter_map(Span::of) {
+        if within(&areas, span) {
+            *bytes.entry(span.process).or_default() += span.length();
+        }
+    }
+    areas.retain(|area| bytes.get(&area.process).is_some_and(|bytes| *bytes >= MUCH));
+    areas
 }
 
 /// Bodies with their index in the snapshot.

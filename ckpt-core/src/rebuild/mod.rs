@@ -132,6 +132,9 @@ pub fn rebuild(
     };
     check::host(image, &snapshot, options.force)?;
     let programs = check::programs(&snapshot)?;
+    if options.fill != Fill::First {
+        pages.expect_all_but(&faults::brought(&snapshot, &pages.located, true));
+    }
     tracing::debug!(since = ?started.elapsed(), "the host is right");
 
     let pair =
@@ -292,7 +295,8 @@ fn faults(
     observer: &dyn Observer,
 ) -> Faults {
     let lazily = keeper.is_some();
-    Faults::of(snapshot, bodies, &pages.located, keeper).unwrap_or_else(|error| {
+    let areas = faults::brought(snapshot, &pages.located, lazily);
+    Faults::of(snapshot, bodies, areas, keeper).unwrap_or_else(|error| {
         if lazily {
             let what = format!("not lazily: {error}; all memory is filled first");
             observer.event(Event::Warning(what));

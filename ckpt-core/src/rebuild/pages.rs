@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::body::Body;
 use super::faults::Faults;
-use super::spans::cut;
+use super::spans::{Span, cut, within};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Ancestors, Reader, Unpacker, Whose};
 use crate::kinds::memory::Backing;
@@ -44,6 +44,16 @@ impl Pages {
     pub(crate) fn open(image: &Reader, whose: Whose) -> Result<Self> {
         let ancestors = Ancestors::of(image, whose)?;
         Ok(Self { image: image.clone(), ancestors, located: whereabouts(image)? })
+    }
+
+    /// Tells the kernel of the blocks that will be read soon: those that do not lie in these areas.
+    pub(crate) fn expect_all_but(&self, areas: &[Span]) {
+        let is_among = |part: &Part| Span::of(part).is_some_and(|span| within(areas, span));
+        for block in self.located.iter().filter(|block| !block.runs.iter().all(is_among)) {
+            if let Some(image) = self.ancestors.get(block.image, &self.image) {
+                image.expect_block(block.block);
+            }
+        }
     }
 
     /// Writes the pages of all blocks but those `left_out`, and none of the user's own files. Returns how many bytes there are.
