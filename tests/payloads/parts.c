@@ -14,7 +14,9 @@ int main(int argc, char **argv) {
     for (int told = 0; told <= 4; told++) {
         char name[4200];
         snprintf(name, sizeof name, "%s.%d", argv[1], told);
-        while (told && access(name, F_OK)) nanosleep(&(struct timespec){0, 1000000}, NULL);
+        // At first as well: a function that is called for the first time changes memory, too.
+        do nanosleep(&(struct timespec){0, 1000000}, NULL);
+        while (access(name, F_OK) && told);
         for (int i = 0; i < PARTS; i++)
             // The last part only in the beginning.
             for (int at = 0; at < WORDS && (!told || told % 2 == 1 - i); at++) {
