@@ -94,8 +94,9 @@ pub struct Job {
     pub history: History,
     /// The container around it.
     pub container: Option<Container>,
-    /// Nobody launched it: it is its first process and the descendants of that.
-    pub(crate) of_itself: bool,
+    /// Nobody launched it: it is its first process and the descendants of that. The time at which that was
+    /// started, by which it is known from another of the same number.
+    pub(crate) of_itself: Option<u64>,
     /// System calls that stood at the last freeze or rebuild.
     pub(crate) standing: Standing,
     /// Processes whose writing is watched.
@@ -116,7 +117,7 @@ impl Job {
             generation: 0,
             history: History::default(),
             container: None,
-            of_itself: false,
+            of_itself: None,
             standing: Standing::default(),
             watches: Watches::default(),
             held: 0,
@@ -124,17 +125,19 @@ impl Job {
     }
 
     /// A job that was started without us: the process `root` and its descendants. The calling process
-    /// must have been started by it, with its stdin, stdout and stderr, and is no part of it.
-    pub fn of_itself(id: JobId, name: String, root: i32) -> Self {
+    /// must have been started by it, with its stdin, stdout and stderr, and is no part of it. `begun` is the
+    /// time at which `root` was started, in clock ticks since boot (field 22 of `/proc/PID/stat`, proc_pid_stat(5)):
+    /// it is not our child, and its number may be another's any time, not least its own at a restart.
+    pub fn of_itself(id: JobId, name: String, root: i32, begun: u64) -> Self {
         let parent = std::process::id().cast_signed();
-        Self { of_itself: true, ..Self::new(id, name, parent, root) }
+        Self { of_itself: Some(begun), ..Self::new(id, name, parent, root) }
     }
 
     /// Its processes.
     pub(crate) fn family(&self) -> Family {
         match self.of_itself {
-            true => Family::Of(self.root),
-            false => Family::Below(self.parent),
+            Some(begun) => Family::Of(self.root, begun),
+            None => Family::Below(self.parent),
         }
     }
 

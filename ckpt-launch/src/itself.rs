@@ -29,6 +29,8 @@ pub struct Itself {
     #[arg(long)]
     of: i32,
     #[arg(long)]
+    begun: u64,
+    #[arg(long)]
     leave: RawFd,
     #[arg(long)]
     answers: RawFd,
@@ -62,14 +64,16 @@ pub fn run(args: &Itself) -> Result<()> {
         os::take_over(fd).map_err(|e| Error::os(format!("cannot take over descriptor {fd}"), e))
     };
     let (leave, answers) = (take_over(args.leave)?, take_over(args.answers)?);
-    helper::wait_for_leave(leave)?;
-    taken(args).unwrap_or_else(|error| Reply::failed(&error)).tell(answers)
+    let mut job = Job::of_itself(args.id, args.name.clone(), args.of, args.begun);
+    job.history = History { checkpoints: args.checkpoints, restarts: args.restarts };
+    helper::wait_for_leave(leave, &job)?;
+    taken(args, job).unwrap_or_else(|error| Reply::failed(&error)).tell(answers)
 }
 
-fn taken(args: &Itself) -> Result<Reply> {
+fn taken(args: &Itself, job: Job) -> Result<Reply> {
     match launcher(args)? {
         Some(connection) => by_launcher(connection),
-        None => by_ourselves(args),
+        None => by_ourselves(args, job),
     }
 }
 
@@ -122,9 +126,7 @@ fn by_launcher(connection: Connection) -> Result<Reply> {
     }
 }
 
-fn by_ourselves(args: &Itself) -> Result<Reply> {
-    let mut job = Job::of_itself(args.id, args.name.clone(), args.of);
-    job.history = History { checkpoints: args.checkpoints, restarts: args.restarts };
+fn by_ourselves(args: &Itself, mut job: Job) -> Result<Reply> {
     let options = capture::Options {
         dir: args.ckptdir.clone(),
         level: args.level,

@@ -223,3 +223,48 @@ fn helpers_that_do_not_help() {
         itself.child = None;
     }
 }
+
+/// A helper that comes to it late finds the program's number with somebody else, as after a restart: it leaves
+/// that one alone.
+#[test]
+fn a_number_that_is_anothers() {
+    const LATE: &str = "#!/bin/bash\nread < begun\nread < go\nckpt \"$@\"\necho $? > over";
+    for user in users() {
+        let mut itself = Itself::new(&user);
+        let helper = itself.path("helper");
+        File::create(&helper).and_then(|mut file| writeln!(file, "{LATE}")).expect("a helper");
+        fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        for fifo in ["begun", "go"] {
+            nix::unistd::mkfifo(&itself.path(fifo), nix::sys::stat::Mode::from_bits_truncate(0o644))
+                .expect("the folder is ours");
+        }
+        let mut command = itself.program("100");
+        command.env("CKPT_HELPER", &helper);
+        itself.start(command);
+        fs::write(itself.path("begun"), "\n").expect("the helper reads");
+        let number = itself.child.as_ref().map(Child::id).expect("it runs");
+        itself.kill();
+
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // Where that is not allowed, the number comes by in time.
+            let _ = fs::write("/proc/sys/kernel/ns_last_pid", (number - 1).to_string());
+            let command = itself.program("100000");
+            itself.start(command);
+            if itself.child.as_ref().is_some_and(|child| child.id() == number) {
+                break;
+            }
+            itself.kill();
+            assert!(Instant::now() < deadline, "the number {number} does not come by");
+        }
+        fs::write(itself.path("go"), "\n").expect("the helper reads");
+        let over = || fs::read_to_string(itself.path("over")).unwrap_or_default();
+        while !over().ends_with('\n') {
+            assert!(Instant::now() < deadline, "the helper does not end");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert_eq!(over(), "75\n");
+        assert_eq!(itself.images().read_dir().map_or(0, Iterator::count), 0, "no image is made");
+        assert_eq!(itself.ends(), undisturbed(&user));
+    }
+}

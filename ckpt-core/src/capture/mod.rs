@@ -208,7 +208,7 @@ fn take(
 
     let mut snapshot = taken.snapshot;
     restorable(&snapshot)?;
-    if job.of_itself && snapshot.launcher.root == 1 {
+    if job.of_itself.is_some() && snapshot.launcher.root == 1 {
         let what = "cannot save process 1 of a container: at a restart that number is another's";
         return Err(Error::new(ErrorKind::Unsupported, what)
             .help("start the container with an init (--init), or the program with ckpt-launch"));
@@ -307,14 +307,17 @@ fn freeze_and_copy(
     let features = cpu::features();
     let mut room = pause::Room::after(job.held);
     tracing::debug!("looked at before");
+    // Before, so that nobody else is disturbed; and after, when its number can no longer change hands.
+    family.must_be_there()?;
     let stopped = Instant::now();
     let mut frozen = freeze::freeze(family, options.freeze_timeout)?;
+    family.must_be_there()?;
     before.cut_short = std::mem::take(&mut frozen.cut_short);
     let Some(first) = frozen.processes.first().map(|process| process.pid) else {
         return Err(Error::new(ErrorKind::NotFound, "the job has ended: nothing is left to save"));
     };
     files.learn(&frozen);
-    if job.of_itself {
+    if job.of_itself.is_some() {
         files.own_pipes(&frozen);
     }
     // Only now do numbers stand still: a thread's execve exchanges them.

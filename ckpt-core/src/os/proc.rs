@@ -140,8 +140,8 @@ pub(crate) fn children(pid: i32) -> Vec<i32> {
 pub(crate) enum Family {
     /// All descendants of this process.
     Below(i32),
-    /// This process and its descendants.
-    Of(i32),
+    /// This process, which was started at that time (`/proc/PID/stat`), and its descendants.
+    Of(i32, u64),
 }
 
 impl Family {
@@ -150,7 +150,7 @@ impl Family {
         let own = std::process::id().cast_signed();
         let mut found = match self {
             Self::Below(pid) => children(pid),
-            Self::Of(pid) => vec![pid],
+            Self::Of(pid, _) => vec![pid],
         };
         let (mut parents, mut next) = (HashSet::new(), 0);
         while next < found.len() {
@@ -163,6 +163,16 @@ impl Family {
         let mut seen = HashSet::new();
         found.retain(|pid| seen.insert(*pid));
         (found, parents)
+    }
+
+    /// Fails where the number of its first process may be another's by now: the process is gone.
+    pub(crate) fn must_be_there(self) -> Result<()> {
+        match self {
+            Self::Of(pid, begun) if stat(pid).ok().is_none_or(|it| it.starttime != begun) => {
+                Err(Error::new(ErrorKind::Gone, "the program ended before its checkpoint"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Its processes, parents before children.

@@ -27,6 +27,7 @@ use super::guard;
 use super::identity::Identity;
 use super::{Options, Taken};
 use crate::error::{Error, ErrorKind, Result};
+use crate::job::Job;
 use crate::os::{detached, proc};
 
 /// Names the helper where none is given.
@@ -86,16 +87,17 @@ impl Reply {
     }
 }
 
-/// Helper: waits until it may trace the program.
+/// Helper: waits until it may trace the program, which is `job`.
 ///
 /// # Errors
 ///
 /// The program is gone.
-pub fn wait_for_leave(from: OwnedFd) -> Result<()> {
+pub fn wait_for_leave(from: OwnedFd, job: &Job) -> Result<()> {
     let read = File::from(from).read_exact(&mut [0]);
     read.map_err(|e| {
         Error::new(ErrorKind::Gone, "the program ended before its checkpoint").source(e)
-    })
+    })?;
+    job.family().must_be_there()
 }
 
 /// Has a helper take a checkpoint of us; nothing if we are in a life that was restored from it.
@@ -105,10 +107,10 @@ pub(super) fn ask(options: &Options, identity: &Identity) -> Result<Option<Reply
     let (leave, may) = pipe()?;
     let (reply, answers) = pipe()?;
     let zero = |e| Error::new(ErrorKind::Usage, "a name or a path has a zero byte").source(e);
-    let words = words(options, identity, &leave, &answers).into_iter().map(CString::new);
-    let words: Vec<CString> = words.collect::<Result<_, _>>().map_err(zero)?;
-    let path = CString::new(program.as_os_str().as_bytes()).map_err(zero)?;
     let before = Life::now(&reply)?;
+    let words = words(options, identity, before.begun, (&leave, &answers));
+    let words = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>().map_err(zero)?;
+    let path = CString::new(program.as_os_str().as_bytes()).map_err(zero)?;
     let pid = detached::start(&path, &words, &[leave.as_fd(), answers.as_fd()])
         .map_err(|e| Error::os(format!("cannot start {}", program.display()), e))?;
     drop(answers);
@@ -220,13 +222,14 @@ impl Life {
 fn words(
     options: &Options,
     identity: &Identity,
-    leave: &OwnedFd,
-    answers: &OwnedFd,
+    begun: u64,
+    (leave, answers): (&OwnedFd, &OwnedFd),
 ) -> Vec<Vec<u8>> {
     let Options { level, keep, increments, workers, .. } = options;
     let mut words: Vec<Vec<u8>> = vec![NAME.into(), "itself".into()];
     let mut add = |name: &str, value: &[u8]| words.push([name.as_bytes(), b"=", value].concat());
     add("--of", std::process::id().to_string().as_bytes());
+    add("--begun", begun.to_string().as_bytes());
     add("--leave", leave.as_raw_fd().to_string().as_bytes());
     add("--answers", answers.as_raw_fd().to_string().as_bytes());
     add("--id", identity.id.to_string().as_bytes());
