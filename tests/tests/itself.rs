@@ -235,8 +235,11 @@ fn a_number_that_is_anothers() {
         File::create(&helper).and_then(|mut file| writeln!(file, "{LATE}")).expect("a helper");
         fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).expect("it is ours");
         for fifo in ["begun", "go"] {
-            nix::unistd::mkfifo(&itself.path(fifo), nix::sys::stat::Mode::from_bits_truncate(0o644))
-                .expect("the folder is ours");
+            nix::unistd::mkfifo(
+                &itself.path(fifo),
+                nix::sys::stat::Mode::from_bits_truncate(0o644),
+            )
+            .expect("the folder is ours");
         }
         let mut command = itself.program("100");
         command.env("CKPT_HELPER", &helper);

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::image::{Directory, Importance, Needed, Tag, Writer};
 use crate::job::{Job, JobId};
 use crate::snapshot::Process;
-use crate::snapshot::pages::{Located, MOST_HASHES, PAGES, References};
+use crate::snapshot::pages::{Located, MOST_HASHES, Object, PAGES, References};
 
 /// The generation that a new one of `job` may build upon. Without one it is complete by itself.
 pub(super) fn base(directory: &Directory, job: &Job, options: &Options) -> Option<Base> {
@@ -31,10 +31,18 @@ pub(super) fn sieve<'a>(
     options: &Options,
     processes: &[Process],
 ) -> Sieve<'a> {
-    let memories = processes.iter().map(|process| base?.memory_of(process.pid)).collect();
+    let memories = processes.iter().map(|it| memory_of(it, processes, base?)).collect();
     let several = processes.iter().filter(|process| process.live().is_some()).count() > 1;
     let hashes = options.increments > 0 || several;
     Sieve { job, base, memories, hashes, seen: several.then(Seen::new) }
+}
+
+/// The memory in the base that this process' is or, if it is new, began as a copy of: an ancestor's.
+fn memory_of(process: &Process, processes: &[Process], base: &Base) -> Option<Object> {
+    let mut line = std::iter::successors(Some(process), |child| {
+        processes.iter().find(|other| other.pid == child.parent)
+    });
+    line.find_map(|process| base.memory_of(process.pid))
 }
 
 /// Writes where everything is; gives how many other images are needed.

@@ -21,7 +21,7 @@ const SHARDS: usize = 64;
 pub(crate) struct Sieve<'a> {
     pub(crate) job: JobId,
     pub(crate) base: Option<&'a Base>,
-    /// For each process of the job, whose memory in the base its is.
+    /// For each process of the job, which memory in the base its own is compared with.
     pub(crate) memories: Vec<Option<Object>>,
     /// Pages get hashes.
     pub(crate) hashes: bool,
