@@ -20,8 +20,8 @@ use crate::snapshot::pages::{BlockPages, Hash, Object, PageIndex, PageRun};
 
 /// Bytes that are read at once.
 const PIECE: u64 = 256 * 1024;
-/// Fewer are not worth a worker's turn.
-const LEAST: u64 = 64 * 1024;
+/// Bytes for each worker: with less one has done it all before another thread gets its turn beside the job.
+const SHARE: u64 = 1 << 20;
 /// How workers step back while the job runs: enough that it hardly notices, and little enough that a copy
 /// of it does not stay for long.
 const NICE: i32 = 5;
@@ -62,10 +62,9 @@ pub(crate) fn write(
     means: &Means,
     observer: &dyn Observer,
 ) -> Result<(Found, Streamed)> {
-    let (count, total) = (workers(means.workers), plan.total());
-    // Of little memory each worker gets its part, too.
-    let even = total.div_ceil(2 * count as u64).next_multiple_of(PAGE);
-    let pieces = pieces(&plan.extents, even.clamp(LEAST, PIECE));
+    let total = plan.total();
+    let count = workers(means.workers).min(total.div_ceil(SHARE) as usize);
+    let pieces = pieces(&plan.extents, PIECE);
     let shared = Shared {
         plan,
         image,
@@ -79,7 +78,7 @@ pub(crate) fn write(
         found: Mutex::default(),
         observer,
     };
-    in_parallel(count.min(pieces.len().max(1)), || {
+    in_parallel(count, || {
         if means.beside {
             be_nice(NICE);
         }
