@@ -66,8 +66,13 @@ pub fn run(args: &Itself) -> Result<()> {
     let (leave, answers) = (take_over(args.leave)?, take_over(args.answers)?);
     let mut job = Job::of_itself(args.id, args.name.clone(), args.of, args.begun);
     job.history = History { checkpoints: args.checkpoints, restarts: args.restarts };
-    helper::wait_for_leave(leave, &job)?;
-    taken(args, job).unwrap_or_else(|error| Reply::failed(&error)).tell(answers)
+    let taken = helper::wait_for_leave(leave, &job).and_then(|()| taken(args, job));
+    let told = taken.as_ref().map_or_else(Reply::failed, Clone::clone).tell(answers);
+    match taken {
+        // Who is gone is not told why.
+        Err(error) if told.is_err() => Err(error),
+        _ => told,
+    }
 }
 
 fn taken(args: &Itself, job: Job) -> Result<Reply> {

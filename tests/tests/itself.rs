@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ckpt_core::ErrorKind;
+use ckpt_core::capture;
+use ckpt_core::job::{Job, JobId};
+use ckpt_core::progress::Silent;
 use ckpt_tests::{User, tools};
 use tempfile::TempDir;
 
@@ -224,50 +228,52 @@ fn helpers_that_do_not_help() {
     }
 }
 
-/// A helper that comes to it late finds the program's number with somebody else, as after a restart: it leaves
+/// What a helper tells of the program with this number that was begun then (in ticks, as `/proc/PID/stat` has it).
+fn helper_for(itself: &Itself, pid: u32, begun: u64) -> String {
+    const PIPES: &str = r#"exec 7<&0 8>&1 </dev/null >/dev/null; exec "$@""#;
+    let mut command = itself.user.command(Path::new("/bin/bash"));
+    command.args(["-c", PIPES, "bash"]).arg(&tools().ckpt);
+    command.args(["itself", "--leave=7", "--answers=8", "--id=00000000000000aa", "--name=itself"]);
+    command.args([
+        "--checkpoints=0",
+        "--restarts=0",
+        "--level=3",
+        "--keep=2",
+        "--increments=0",
+        "--cpus=0",
+    ]);
+    command.arg(format!("--of={pid}")).arg(format!("--begun={begun}"));
+    command.arg(format!("--ckptdir={}", itself.images().display()));
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("ckpt can be run");
+    child.stdin.take().expect("a pipe").write_all(&[1]).expect("it waits for a byte");
+    let output = child.wait_with_output().expect("it is ours");
+    assert!(output.status.success(), "{}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A helper that comes late may find its program's number with somebody else, as after a restart: it leaves
 /// that one alone.
 #[test]
 fn a_number_that_is_anothers() {
-    const LATE: &str = "#!/bin/bash\nread < begun\nread < go\nckpt \"$@\"\necho $? > over";
+    const GONE: &str = "the program ended before its checkpoint";
     for user in users() {
         let mut itself = Itself::new(&user);
-        let helper = itself.path("helper");
-        File::create(&helper).and_then(|mut file| writeln!(file, "{LATE}")).expect("a helper");
-        fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).expect("it is ours");
-        for fifo in ["begun", "go"] {
-            nix::unistd::mkfifo(
-                &itself.path(fifo),
-                nix::sys::stat::Mode::from_bits_truncate(0o644),
-            )
-            .expect("the folder is ours");
-        }
-        let mut command = itself.program("100");
-        command.env("CKPT_HELPER", &helper);
+        let command = itself.program("100000");
         itself.start(command);
-        fs::write(itself.path("begun"), "\n").expect("the helper reads");
-        let number = itself.child.as_ref().map(Child::id).expect("it runs");
-        itself.kill();
-
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            // Where that is not allowed, the number comes by in time.
-            let _ = fs::write("/proc/sys/kernel/ns_last_pid", (number - 1).to_string());
-            let command = itself.program("100000");
-            itself.start(command);
-            if itself.child.as_ref().is_some_and(|child| child.id() == number) {
-                break;
-            }
-            itself.kill();
-            assert!(Instant::now() < deadline, "the number {number} does not come by");
-        }
-        fs::write(itself.path("go"), "\n").expect("the helper reads");
-        let over = || fs::read_to_string(itself.path("over")).unwrap_or_default();
-        while !over().ends_with('\n') {
-            assert!(Instant::now() < deadline, "the helper does not end");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        assert_eq!(over(), "75\n");
-        assert_eq!(itself.images().read_dir().map_or(0, Iterator::count), 0, "no image is made");
+        let pid = itself.child.as_ref().map(Child::id).expect("it runs");
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+        let (_, fields) = stat.rsplit_once(')').expect("behind the name");
+        let begun: u64 =
+            fields.split_whitespace().nth(19).and_then(|it| it.parse().ok()).expect("a time");
+        assert!(helper_for(&itself, pid, begun - 1).contains(GONE));
+        // The engine by itself looks, too.
+        let options = capture::Options { dir: itself.images(), ..capture::Options::default() };
+        let mut job = Job::of_itself(JobId(1), "itself".into(), pid.cast_signed(), begun - 1);
+        let error = capture::checkpoint(&mut job, &options, &Silent).expect_err("it is another");
+        assert_eq!(error.kind(), ErrorKind::Gone, "{error}");
+        assert!(!itself.images().exists());
+        assert!(!helper_for(&itself, pid, begun).contains(GONE));
         assert_eq!(itself.ends(), undisturbed(&user));
     }
 }

@@ -63,8 +63,8 @@ impl Base {
     pub(crate) fn open(directory: &Directory, job: JobId, limit: usize) -> Result<Option<Self>> {
         let Some(mut this) = Self::of_any(directory, job, limit)? else { return Ok(None) };
         let snapshot = Snapshot::of(&this.reader)?;
-        let own = (0u32..).zip(&snapshot.processes);
-        this.processes = own.map(|(index, process)| (process.pid, index)).collect();
+        let living = (0u32..).zip(&snapshot.processes).filter(|(_, it)| it.live().is_some());
+        this.processes = living.map(|(index, process)| (process.pid, index)).collect();
         Ok(Some(this))
     }
 

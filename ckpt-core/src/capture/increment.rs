@@ -1,7 +1,7 @@
 //! What a generation has that builds upon an earlier one: which one that is, what is compared, and the
 //! sections that say where everything is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::Options;
 use super::base::Base;
@@ -31,18 +31,23 @@ pub(super) fn sieve<'a>(
     options: &Options,
     processes: &[Process],
 ) -> Sieve<'a> {
-    let memories = processes.iter().map(|it| memory_of(it, processes, base?)).collect();
+    let memories = base.map(|base| memories(base, processes)).unwrap_or_default();
     let several = processes.iter().filter(|process| process.live().is_some()).count() > 1;
     let hashes = options.increments > 0 || several;
     Sieve { job, base, memories, hashes, seen: several.then(Seen::new) }
 }
 
-/// The memory in the base that this process' is or, if it is new, began as a copy of: an ancestor's.
-fn memory_of(process: &Process, processes: &[Process], base: &Base) -> Option<Object> {
-    let mut line = std::iter::successors(Some(process), |child| {
-        processes.iter().find(|other| other.pid == child.parent)
-    });
-    line.find_map(|process| base.memory_of(process.pid))
+/// Which memory in the base that of each process is compared with: its own, or, of one that is new, an
+/// ancestor's, of which it most likely began as a copy.
+fn memories(base: &Base, processes: &[Process]) -> Vec<Option<Object>> {
+    let mut of: HashMap<i32, Object> = HashMap::new();
+    // Parents come before their children.
+    let likely = |process: &Process| {
+        let memory = base.memory_of(process.pid).or_else(|| of.get(&process.parent).copied())?;
+        of.insert(process.pid, memory);
+        Some(memory)
+    };
+    processes.iter().map(likely).collect()
 }
 
 /// Writes where everything is; gives how many other images are needed.

@@ -192,6 +192,7 @@ fn take(
     gate: &dyn Gate,
 ) -> Result<Report> {
     let started = Instant::now();
+    job.family().must_be_there()?;
     let directory = Directory::create(&options.dir)?;
     let generation = options.generation.max(1 + newest_generation(&directory, job)?);
     let name = image::file_name(&job.name, job.id, generation);

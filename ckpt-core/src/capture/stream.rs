@@ -20,7 +20,7 @@ use crate::snapshot::pages::{BlockPages, Hash, Object, PageIndex, PageRun};
 
 /// Bytes that are read at once.
 const PIECE: u64 = 256 * 1024;
-/// Bytes for each worker: with less one has done it all before another thread gets its turn beside the job.
+/// Bytes for each worker beside the job: with less one has done it all before another thread gets its turn.
 const SHARE: u64 = 1 << 20;
 /// How workers step back while the job runs: enough that it hardly notices, and little enough that a copy
 /// of it does not stay for long.
@@ -63,7 +63,8 @@ pub(crate) fn write(
     observer: &dyn Observer,
 ) -> Result<(Found, Streamed)> {
     let total = plan.total();
-    let count = workers(means.workers).min(total.div_ceil(SHARE) as usize);
+    let share = if means.beside { SHARE } else { PIECE };
+    let count = workers(means.workers).min(total.div_ceil(share) as usize);
     let pieces = pieces(&plan.extents, PIECE);
     let shared = Shared {
         plan,

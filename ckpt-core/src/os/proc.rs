@@ -165,13 +165,13 @@ impl Family {
         (found, parents)
     }
 
-    /// Fails where the number of its first process may be another's by now: the process is gone.
+    /// Fails where the number of its first process is free or another's by now: the process is gone.
     pub(crate) fn must_be_there(self) -> Result<()> {
-        match self {
-            Self::Of(pid, begun) if stat(pid).ok().is_none_or(|it| it.starttime != begun) => {
-                Err(Error::new(ErrorKind::Gone, "the program ended before its checkpoint"))
-            }
-            _ => Ok(()),
+        let Self::Of(pid, begun) = self else { return Ok(()) };
+        match stat(pid) {
+            Ok(stat) if stat.starttime == begun => Ok(()),
+            Err(e) if !matches!(e.kind(), ErrorKind::Gone | ErrorKind::NotFound) => Err(e),
+            _ => Err(Error::new(ErrorKind::Gone, "the program ended before its checkpoint")),
         }
     }
 
