@@ -72,10 +72,11 @@ type Seized = (Mutex<Option<Vec<i32>>>, Condvar);
 ///
 /// # Errors
 ///
-/// A task cannot be traced, or does not stop in time; it is named. All are released.
+/// The family is gone, a task cannot be traced, or does not stop in time; it is named. All are released.
 pub(crate) fn freeze(family: Family, timeout: Duration) -> Result<Frozen> {
+    family.must_be_there()?;
     let seized: Seized = (Mutex::new(Some(Vec::new())), Condvar::new());
-    std::thread::scope(|scope| {
+    let frozen = std::thread::scope(|scope| {
         let helper = std::thread::Builder::new().name("ckpt-undertaker".into());
         let helper = helper.spawn_scoped(scope, || undertaker(&seized));
         let frozen = helper
@@ -89,7 +90,10 @@ pub(crate) fn freeze(family: Family, timeout: Duration) -> Result<Frozen> {
         *seized.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
         seized.1.notify_all();
         frozen
-    })
+    })?;
+    // Once more: only now can its number no longer change hands.
+    family.must_be_there()?;
+    Ok(frozen)
 }
 
 /// Takes note of threads that die while the freeze goes on. A thread in execve(2) waits until all

@@ -308,11 +308,8 @@ fn freeze_and_copy(
     let features = cpu::features();
     let mut room = pause::Room::after(job.held);
     tracing::debug!("looked at before");
-    // Before, so that nobody else is disturbed; and after, when its number can no longer change hands.
-    family.must_be_there()?;
     let stopped = Instant::now();
     let mut frozen = freeze::freeze(family, options.freeze_timeout)?;
-    family.must_be_there()?;
     before.cut_short = std::mem::take(&mut frozen.cut_short);
     let Some(first) = frozen.processes.first().map(|process| process.pid) else {
         return Err(Error::new(ErrorKind::NotFound, "the job has ended: nothing is left to save"));
