@@ -82,7 +82,7 @@ pub(crate) fn fork_beside(taken: impl Fn(pid_t) -> bool) -> io::Result<Fork> {
     }
 }
 
-/// Uses up numbers until the next one should be `wanted`; this process has a single thread.
+/// Uses up numbers until the next one should be `wanted`.
 pub(crate) fn steer_to(wanted: pid_t, deadline: Instant) -> io::Result<()> {
     let max = pid_max();
     let mut quick = true;
@@ -202,24 +202,16 @@ fn told() -> Option<pid_t> {
 }
 
 /// A state in which clone(2) fails when it has a number: it wants a descriptor for a pidfd, and none
-/// is allowed.
+/// is allowed; or it gets one, at half the speed, and no address to write its number to.
 struct Quick {
-    before: libc::rlimit,
+    /// The limit as it was. A second thread would find no descriptors either, nor could it poll(2).
+    before: Option<libc::rlimit>,
     flags: c_int,
 }
 
 impl Quick {
     fn new() -> io::Result<Self> {
-        let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: the kernel fills one live structure, and reads another.
-        let result = unsafe {
-            libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut before);
-            let none = libc::rlimit { rlim_cur: 0, ..before };
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const none)
-        };
-        if result == -1 {
-            return Err(io::Error::last_os_error());
-        }
+        let before = if has_threads() { None } else { Some(allow_no_descriptors()?) };
         // As little as possible is copied.
         let flags = libc::CLONE_VM
             | libc::CLONE_VFORK
@@ -234,7 +226,6 @@ impl Quick {
 
     /// Uses up so many numbers; `false` if clone(2) does not fail as it should.
     fn burn(&mut self, many: i64) -> bool {
-        // Should a descriptor be had after all: no address for its number either.
         const NOWHERE: u64 = -4096i64 as u64;
         for _ in 0..many {
             match clone_and_exit(self.flags as u64, NOWHERE) {
@@ -260,9 +251,28 @@ impl Quick {
 
 impl Drop for Quick {
     fn drop(&mut self) {
-        // SAFETY: the kernel reads one live structure.
-        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const self.before) };
+        if let Some(before) = self.before {
+            // SAFETY: the kernel reads one live structure.
+            unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const before) };
+        }
     }
+}
+
+/// Whether this process may have a second thread.
+fn has_threads() -> bool {
+    fs::read_dir("/proc/self/task").map_or(true, |tasks| tasks.count() != 1)
+}
+
+/// Gives the limit as it was (setrlimit(2)).
+fn allow_no_descriptors() -> io::Result<libc::rlimit> {
+    let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel fills one live structure, and reads another.
+    let result = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut before);
+        let none = libc::rlimit { rlim_cur: 0, ..before };
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const none)
+    };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(before) }
 }
 
 /// clone(2) of a task that ends at once; the flags hold `CLONE_VM` and `CLONE_VFORK`.
@@ -295,6 +305,8 @@ fn clone_and_exit(flags: u64, parent_tid: u64) -> io::Result<pid_t> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::event::{PollFd, PollFlags};
+
     use super::*;
 
     #[test]
@@ -311,6 +323,28 @@ mod tests {
         let first = burn().unwrap();
         assert!(first > 0 && burn().unwrap() != first);
         assert_eq!(spawn::reap(first).unwrap_err().raw_os_error(), Some(libc::ECHILD));
+    }
+
+    #[test]
+    fn other_threads_are_not_disturbed() {
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            let other = threads.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let fd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
+                    let mut fds = [PollFd::new(&fd, PollFlags::OUT)];
+                    rustix::event::poll(&mut fds, None)?;
+                }
+                Ok::<_, rustix::io::Errno>(())
+            });
+            let before = last().unwrap();
+            for _ in 0..20 {
+                assert!(advance(64, pid_max()).unwrap());
+            }
+            assert!(gap(before, last().unwrap(), pid_max()) >= 20 * 64 - 1);
+            over.store(true, Ordering::Relaxed);
+            assert_eq!(other.join().unwrap(), Ok(()));
+        });
     }
 
     #[test]
