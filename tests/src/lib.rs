@@ -15,6 +15,7 @@
 
 mod contained;
 mod moments;
+mod numbers;
 mod payload;
 mod run;
 pub mod runtime;
@@ -27,6 +28,7 @@ mod user;
 
 pub use contained::{Contained, programs, said};
 pub use moments::Moments;
+pub use numbers::Numbers;
 pub use payload::{ALL, Payload, payload};
 pub use run::{CheckpointFailed, Ended, From, Run, undisturbed};
 pub use site::{Daemon, Said, Site, real_dmtcp, until};

@@ -2,17 +2,28 @@
 //! in a namespace of one's own, as in Shifter, they are waited for.
 
 use std::collections::HashSet;
+use std::io::Write;
 use std::time::Instant;
 
-use ckpt_tests::{From, Run, User, payload, undisturbed};
+use ckpt_tests::{From, Numbers, Payload, Run, User, payload, undisturbed};
 
 const ROUNDS: u64 = 2;
 
+/// What goes before a command of this user where no numbers are used up but the test's own.
+fn apart(numbers: Option<&Numbers>, user: &User) -> Vec<String> {
+    numbers.map(|numbers| numbers.words(user)).unwrap_or_default()
+}
+
+fn start(payload: Payload, user: &User, wrapper: &[String]) -> Run {
+    let words: Vec<&str> = wrapper.iter().map(String::as_str).collect();
+    Run::start_under(payload, user, &words)
+}
+
 /// Takes a payload through kills and restarts that wait for the numbers.
-fn comes_back(name: &str, user: &User, wrapper: &[&str], flags: &[&str]) {
+fn comes_back(name: &str, user: &User, wrapper: &[String], flags: &[&str]) {
     let payload = payload(name);
     let expected = undisturbed(payload, user);
-    let mut run = Run::start_under(payload, user, wrapper);
+    let mut run = start(payload, user, wrapper);
     for round in 1..=ROUNDS {
         assert!(run.reaches(expected.steps() * round / (ROUNDS + 2)) && run.answers());
         run.checkpoint().unwrap_or_else(|e| panic!("status {}: {}", e.status, e.message));
@@ -31,44 +42,49 @@ fn comes_back(name: &str, user: &User, wrapper: &[&str], flags: &[&str]) {
     run.end().must_equal(&expected);
 }
 
-fn waited_for(name: &str) {
-    comes_back(name, &User::ordinary(), &[], &["--pids", "cycle"]);
+fn waited_for(name: &str, numbers: Option<&Numbers>) {
+    let user = User::ordinary();
+    comes_back(name, &user, &apart(numbers, &user), &["--pids", "cycle"]);
 }
 
 #[test]
 fn of_a_shell_and_its_children() {
-    waited_for("shell");
+    waited_for("shell", Numbers::new().as_ref());
 }
 
 #[test]
 fn of_threads() {
-    waited_for("threads");
+    waited_for("threads", Numbers::new().as_ref());
 }
 
 #[test]
 fn of_sessions_and_orphans() {
-    waited_for("family");
+    waited_for("family", Numbers::new().as_ref());
 }
 
 #[test]
 fn of_a_restorer_with_time_namespaces() {
     // Its children's clocks are not its own.
     if let Some(root) = User::root() {
-        comes_back("channels", &root, &[], &["--pids", "cycle"]);
+        let numbers = Numbers::new();
+        comes_back("channels", &root, &apart(numbers.as_ref(), &root), &["--pids", "cycle"]);
     }
 }
 
 /// Each would take what the other waits for.
 #[test]
 fn of_several_restarts_at_once() {
+    let numbers = Numbers::new();
     std::thread::scope(|all| {
-        (0..3).for_each(|_| drop(all.spawn(|| waited_for("shell"))));
+        (0..3).for_each(|_| drop(all.spawn(|| waited_for("shell", numbers.as_ref()))));
     });
 }
 
 /// Who has been told that a child has ended takes the next one with its number for the same.
 fn comes_only_once(user: &User, flags: &[&str]) {
-    let mut run = Run::start(payload("births").with(&[("STEPS", "300")]), user);
+    let numbers = Numbers::new();
+    let births = payload("births").with(&[("STEPS", "300")]);
+    let mut run = start(births, user, &apart(numbers.as_ref(), user));
     for round in 1..=4 {
         assert!(run.reaches(round * 30) && run.answers());
         run.checkpoint().unwrap_or_else(|e| panic!("status {}: {}", e.status, e.message));
@@ -98,13 +114,23 @@ fn among_others_none_comes_again() {
     }
 }
 
+/// Containers of LXC have a `/proc/loadavg` of their own.
+#[test]
+fn where_nobody_tells_the_last_one() {
+    let (Some(numbers), Some(root)) = (Numbers::new(), User::root()) else { return };
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    writeln!(file, "0.10 0.20 0.30 1/88 4711").expect("it can be written");
+    let enter = format!("mount --bind {} /proc/loadavg && exec \"$@\"", file.path().display());
+    let unshare = ["unshare", "-m", "--propagation", "private", "sh", "-c", &enter, "sh"];
+    let wrapper = [numbers.words(&root), unshare.map(str::to_owned).to_vec()].concat();
+    comes_back("shell", &root, &wrapper, &["--pids", "cycle"]);
+}
+
 /// Shifter's way: a chroot in a mount namespace, no capability to come by, the host's numbers. The
 /// ladder gets to its third rung by itself.
 #[test]
 fn in_a_chroot_without_privileges() {
-    if User::root().is_none() {
-        return;
-    }
+    let (Some(numbers), Some(root)) = (Numbers::new(), User::root()) else { return };
     let user = User::ordinary();
     let place = tempfile::Builder::new().prefix("ckpt-test-root-").tempdir().expect("a folder");
     let enter = format!(
@@ -114,6 +140,7 @@ fn in_a_chroot_without_privileges() {
         user.name
     );
     let unshare = ["unshare", "-m", "--propagation", "private"];
-    let wrapper = [&unshare[..], &["sh", "-c", &enter, "sh"]].concat();
+    let words = [&unshare[..], &["sh", "-c", &enter, "sh"]].concat();
+    let wrapper = [numbers.words(&root), words.into_iter().map(str::to_owned).collect()].concat();
     comes_back("shell", &user, &wrapper, &[]);
 }

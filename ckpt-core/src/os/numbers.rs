@@ -8,7 +8,7 @@
 
 use std::fs;
 use std::io;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use libc::{c_int, pid_t};
@@ -21,8 +21,8 @@ pub(crate) const RESERVED: pid_t = 300;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// In a gap that is no longer, the numbers in use are counted.
 const COUNTED: i64 = 8192;
-/// So many free numbers before the wanted one it goes on one by one: others fork, too.
-const NEAR: i64 = 24;
+/// From so many free numbers before the wanted one on it goes on one by one: others fork, too.
+const NEAR: i64 = 25;
 /// Numbers that are used up before a look at the time, and at what others did.
 const BATCH: i64 = 32_768;
 
@@ -107,8 +107,13 @@ pub(crate) fn steer_to(wanted: pid_t, deadline: Instant) -> io::Result<()> {
             return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
         }
         tracing::trace!(last, wanted, gap, free, "on the way to a number");
-        let many = if free > NEAR { (free * 7 / 8).min(BATCH) } else { 1 };
-        quick = quick && advance(many, max)?;
+        let many = match free {
+            NEAR.. => (free * 7 / 8).min(BATCH),
+            // To ask is to use one up.
+            _ if teller() == Teller::Ourselves => 0,
+            _ => 1,
+        };
+        quick = quick && (many == 0 || advance(many, max)?);
         (0..if quick { 0 } else { many.min(256) }).try_for_each(|_| burn().map(drop))?;
     }
 }
@@ -177,21 +182,37 @@ fn burn() -> io::Result<pid_t> {
     Ok(pid)
 }
 
+/// Who says which number was given last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Teller {
+    /// `/proc/loadavg`.
+    Kernel,
+    /// A new process, with the next one: a container may have a `/proc/loadavg` of its own.
+    Ourselves,
+}
+
+fn teller() -> Teller {
+    static IS: OnceLock<Teller> = OnceLock::new();
+    // Once might be chance.
+    let is_true = || (0..2).all(|_| tells_truly());
+    *IS.get_or_init(|| if is_true() { Teller::Kernel } else { Teller::Ourselves })
+}
+
+/// Whether a new number comes between what is told before and what is told then. Others may use up
+/// thousands meanwhile.
+fn tells_truly() -> bool {
+    let (Some(before), Ok(number), Some(after)) = (told(), burn(), told()) else { return false };
+    let max = pid_max();
+    let since = gap(before, number, max);
+    let until = if number == after { 0 } else { gap(number, after, max) };
+    since + until < i64::from(max / 2)
+}
+
 /// The number that was given last in our PID namespace.
 pub(crate) fn last() -> io::Result<pid_t> {
-    const UNKNOWN: u8 = 0;
-    const TOLD: u8 = 1;
-    const HIDDEN: u8 = 2;
-    static IS: AtomicU8 = AtomicU8::new(UNKNOWN);
-    if IS.load(Ordering::Relaxed) == UNKNOWN {
-        // A container may have a file of its own there. Others may make processes in between.
-        let is_true = || burn().ok().is_some_and(|number| told() == Some(number));
-        let is = if (0..5).any(|_| is_true()) { TOLD } else { HIDDEN };
-        IS.store(is, Ordering::Relaxed);
-    }
-    match told().filter(|_| IS.load(Ordering::Relaxed) == TOLD) {
-        Some(number) => Ok(number),
-        None => burn(),
+    match teller() {
+        Teller::Kernel => told().map_or_else(burn, Ok),
+        Teller::Ourselves => burn(),
     }
 }
 
@@ -305,6 +326,8 @@ fn clone_and_exit(flags: u64, parent_tid: u64) -> io::Result<pid_t> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use rustix::event::{PollFd, PollFlags};
 
     use super::*;
