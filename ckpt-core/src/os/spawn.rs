@@ -212,8 +212,12 @@ pub(crate) fn duplicate(fd: &OwnedFd, number: i32) -> io::Result<()> {
     call(libc::SYS_dup2, [fd.as_raw_fd() as u64, number as u64, 0, 0]).map(drop)
 }
 
-/// Sends a signal; a process that is gone needs none.
+/// Sends a signal; a process that is gone needs none. What is no process' number would be a whole group's,
+/// or everybody's.
 pub(crate) fn kill(pid: pid_t, signal: c_int) {
+    if pid <= 0 {
+        return;
+    }
     let _ = call(libc::SYS_kill, [pid as u64, signal as u64, 0, 0]);
 }
 
