@@ -2,6 +2,7 @@
 //! in a namespace of one's own, as in Shifter, they are waited for.
 
 use std::collections::HashSet;
+use std::fs;
 use std::io::Write;
 use std::time::Instant;
 
@@ -91,6 +92,7 @@ fn comes_only_once(user: &User, flags: &[&str]) {
         run.kill();
         run.restore_flagged(From::Directory, flags);
     }
+    fs::write(run.output().with_file_name("output.go"), "").expect("the folder is there");
     let ended = run.end();
     let mut seen = HashSet::new();
     for (line, step) in ended.output.lines().zip(1..) {
