@@ -26,6 +26,28 @@ const NEAR: i64 = 25;
 /// Numbers that are used up before a look at the time, and at what others did.
 const BATCH: i64 = 32_768;
 
+/// A number that is chosen may still belong to a task that has ended: since Linux 6.15 the kernel lets go of
+/// it after everybody else has seen the task go.
+pub(crate) struct Leaving(Instant);
+
+impl Leaving {
+    /// Longer than a busy machine keeps a task from running.
+    const PATIENCE: Duration = Duration::from_secs(2);
+
+    pub(crate) fn new() -> Self {
+        Self(Instant::now() + Self::PATIENCE)
+    }
+
+    /// Whether a new task was refused its number and should be tried again: it waits a little then.
+    pub(crate) fn may_go(&self, errno: i32) -> bool {
+        let may = errno == libc::EEXIST && Instant::now() < self.0;
+        if may {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        may
+    }
+}
+
 /// One more than the highest number there is.
 pub(crate) fn pid_max() -> pid_t {
     let text = fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
@@ -346,6 +368,48 @@ mod tests {
         let first = burn().unwrap();
         assert!(first > 0 && burn().unwrap() != first);
         assert_eq!(spawn::reap(first).unwrap_err().raw_os_error(), Some(libc::ECHILD));
+    }
+
+    /// A number that nobody is seen to have, but that is not free: that of a session without its leader.
+    #[test]
+    fn who_leaves_is_waited_for() {
+        if !spawn::may_choose_tids() || spawn::become_subreaper().is_err() {
+            return;
+        }
+        let (told, tell) = rustix::pipe::pipe().unwrap();
+        let (over, end) = rustix::pipe::pipe().unwrap();
+        let number = match spawn::fork(0, None).unwrap() {
+            Fork::Child => {
+                let _ = spawn::new_session();
+                if let Ok(Fork::Child) = spawn::fork(0, None) {
+                    drop(end);
+                    let _ = spawn::join_group(0);
+                    let _ = rustix::io::write(&tell, &spawn::own_pid().to_ne_bytes());
+                    let _ = rustix::io::read(&over, &mut [0]);
+                }
+                spawn::exit(0)
+            }
+            Fork::Parent(pid) => pid,
+        };
+        spawn::reap(number).unwrap();
+        let mut member = [0; 4];
+        assert_eq!(rustix::io::read(&told, &mut member), Ok(4));
+        assert!(!in_use(number));
+        let (mut end, mut refused) = (Some(end), 0);
+        let leaving = Leaving::new();
+        let made = loop {
+            match spawn::fork(0, Some(number)) {
+                Ok(Fork::Child) => spawn::exit(0),
+                Err(error) if leaving.may_go(error.raw_os_error().unwrap()) => refused += 1,
+                made => break made,
+            }
+            if end.take().is_some() {
+                spawn::reap(pid_t::from_ne_bytes(member)).unwrap();
+            }
+        };
+        assert_eq!(made.unwrap(), Fork::Parent(number));
+        spawn::reap(number).unwrap();
+        assert!(refused > 0 && !leaving.may_go(libc::EPERM));
     }
 
     #[test]

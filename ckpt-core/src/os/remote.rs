@@ -205,7 +205,8 @@ impl<'a> Remote<'a> {
         self.checked(what, code)
     }
 
-    fn checked(&self, what: &str, code: i64) -> Result<u64> {
+    /// What a call gave, or its error.
+    pub(crate) fn checked(&self, what: &str, code: i64) -> Result<u64> {
         match code {
             code @ -4095..=-1 => {
                 let error = std::io::Error::from_raw_os_error(-code as i32);

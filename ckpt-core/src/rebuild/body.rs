@@ -230,6 +230,7 @@ impl<'a> Body<'a> {
         tids: Tids,
         deadline: Instant,
     ) -> Result<Stopped> {
+        let leaving = numbers::Leaving::new();
         loop {
             let what = format!("make the task {wanted}");
             let inner = if tids == Tids::Chosen {
@@ -240,7 +241,11 @@ impl<'a> Body<'a> {
                 words[9] = 1;
                 words[16] = wanted as u64;
                 let at = hand.put(&bytes_of(&words))?;
-                hand.remote.try_call(&what, libc::SYS_clone3, &[at, 88])?
+                let code = hand.remote.call(libc::SYS_clone3, &[at, 88])?;
+                if leaving.may_go(-code as i32) {
+                    continue;
+                }
+                hand.remote.checked(&what, code)?
             } else {
                 numbers::steer_to(wanted, deadline)
                     .map_err(|e| Error::os(format!("cannot get at the number {wanted}"), e))?;

@@ -75,7 +75,16 @@ impl Family<'_> {
 }
 
 fn chosen(node: &Node) -> io::Result<Fork> {
-    spawn::fork(0, node.pid)
+    let leaving = numbers::Leaving::new();
+    loop {
+        match spawn::fork(0, node.pid) {
+            // The stand-in's number may be that of somebody who stays.
+            Err(error)
+                if node.role != Role::StandIn
+                    && leaving.may_go(error.raw_os_error().unwrap_or_default()) => {}
+            made => return made,
+        }
+    }
 }
 
 fn awaited(node: &Node, turns: &Turns) -> io::Result<Fork> {
