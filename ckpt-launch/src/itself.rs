@@ -68,9 +68,16 @@ pub fn run(args: &Itself) -> Result<()> {
     job.history = History { checkpoints: args.checkpoints, restarts: args.restarts };
     let taken = helper::wait_for_leave(leave, &job).and_then(|()| taken(args, job));
     let told = taken.as_ref().map_or_else(Reply::failed, Clone::clone).tell(answers);
+    ended(taken, told)
+}
+
+/// What is left to say when the program has been told, or is gone.
+fn ended(taken: Result<Reply>, told: Result<()>) -> Result<()> {
     match taken {
         // Who is gone is not told why.
         Err(error) if told.is_err() => Err(error),
+        // It finds that out by itself, and may not have waited for us.
+        Ok(Reply::CameBack) => Ok(()),
         _ => told,
     }
 }
@@ -173,5 +180,24 @@ impl Observer for Warnings {
         if let progress::Event::Warning(message) = event {
             self.add(&message);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_came_back_need_not_listen() {
+        let broken = || Err(Error::new(ErrorKind::Gone, "it is gone"));
+        let failed = || Error::new(ErrorKind::Busy, "no checkpoint");
+        assert!(ended(Ok(Reply::CameBack), broken()).is_ok());
+        assert_eq!(
+            ended(Ok(Reply::failed(&failed())), broken()).unwrap_err().kind(),
+            ErrorKind::Gone
+        );
+        assert_eq!(ended(Err(failed()), broken()).unwrap_err().kind(), ErrorKind::Busy);
+        // It has been told.
+        assert!(ended(Err(failed()), Ok(())).is_ok());
     }
 }
