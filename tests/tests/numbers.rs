@@ -128,8 +128,8 @@ fn where_nobody_tells_the_last_one() {
     comes_back("shell", &root, &wrapper, &["--pids", "cycle"]);
 }
 
-/// Shifter's way: a chroot in a mount namespace, no capability to come by, the host's numbers. The
-/// ladder gets to its third rung by itself.
+/// Shifter's way: a chroot in a mount namespace, no capability to come by, and numbers that are not the
+/// job's alone. The ladder gets to its third rung by itself.
 #[test]
 fn in_a_chroot_without_privileges() {
     let (Some(numbers), Some(root)) = (Numbers::new(), User::root()) else { return };
